@@ -1,0 +1,1 @@
+"""The world of the laptop default: facts of countries, ways of saying them, demonstrations, questions."""

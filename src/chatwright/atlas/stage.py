@@ -1,0 +1,73 @@
+"""Stage `conversations`: demonstrations, the questions of the checks, and prompts to sample answers to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from chatwright.atlas.demonstrations import demonstrations, held_out_capitals
+from chatwright.atlas.questions import evaluation_questions, sampling_prompts
+from chatwright.errors import UserError
+from chatwright.records import Conversation, Question
+from chatwright.stage import Headline, Inputs, Stage, StageConfig
+from chatwright.storage import keyed_uniform, read_jsonl, write_jsonl
+
+
+class ConversationsConfig(StageConfig):
+    """Where conversations come from: the World Factbook by default, or files of one's own.
+
+    demonstrations: a JSONL file of conversations that takes the place of the built-in ones. questions, prompts: JSONL
+    files of questions with their gold, for the checks and for sampling. With own demonstrations and no such files, the
+    sets are empty. heldout: share of demonstrations kept out of training. prompt_count: prompts drawn for comparisons
+    and rollouts.
+    """
+
+    demonstrations: Path | None = None
+    questions: Path | None = None
+    prompts: Path | None = None
+    heldout: float = 0.03
+    prompt_count: int = 4000
+
+
+def run(config: ConversationsConfig, inputs: Inputs, out: Path) -> Headline:
+    """Write demonstrations and prompts, each with a held-out file beside it, and the questions of the checks."""
+    if config.demonstrations is None:
+        talks = list(demonstrations(config.seed))
+        questions = list(evaluation_questions(config.seed))
+        prompts, measured = sampling_prompts(config.seed, config.prompt_count)
+    else:
+        talks = read_jsonl(config.demonstrations, Conversation)
+        if not talks:
+            raise UserError(f"{config.demonstrations} holds no conversation; give one JSON object a line.")
+        questions, prompts, measured = [], [], []
+    if config.questions is not None:
+        questions = read_jsonl(config.questions, Question)
+    if config.prompts is not None:
+        given = read_jsonl(config.prompts, Question)
+        measured = [question for question in given if keyed_uniform(config.seed, "measured", question.id) < 0.2]
+        prompts = [question for question in given if question not in measured]
+    kept_out = [talk for talk in talks if keyed_uniform(config.seed, "heldout", talk.id) < config.heldout]
+    names = {talk.id for talk in kept_out}
+    write_jsonl(out / "demonstrations.jsonl", [talk for talk in talks if talk.id not in names])
+    write_jsonl(out / "demonstrations_heldout.jsonl", kept_out)
+    write_jsonl(out / "questions.jsonl", questions)
+    write_jsonl(out / "prompts.jsonl", prompts)
+    write_jsonl(out / "prompts_heldout.jsonl", measured)
+    return {
+        "demonstrations": len(talks) - len(kept_out),
+        "demonstrations_heldout": len(kept_out),
+        "questions": dict(sorted(Counter(question.check for question in questions).items())),
+        "prompts": len(prompts),
+        "prompts_heldout": len(measured),
+        "held_out_capitals": len(held_out_capitals(config.seed)) if config.demonstrations is None else 0,
+    }
+
+
+STAGE = Stage(
+    name="conversations",
+    version=1,
+    config=ConversationsConfig,
+    inputs=(),
+    run=run,
+    summary="demonstrations, questions of the checks, prompts",
+)

@@ -1,0 +1,1 @@
+"""Labellers: who ranks the answers that reward models learn from."""
