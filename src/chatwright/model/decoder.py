@@ -1,0 +1,234 @@
+"""The decoder-only transformer of the GPT papers, in one file, with its key-value cache.
+
+Axes: B batch, T tokens, S keys (cached ones first), D model width, H query heads, K key-value heads, E width of a head,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chatwright.model.config import ModelConfig
+from chatwright.model.norms import RMSNorm, unit_rms
+
+
+class Cache:
+    """Keys and values of the tokens seen so far, in buffers allocated once: [B, K, max_len, E] a layer."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch: int,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        shape = (batch, config.kv_heads, max_len, config.d_head)
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.max_len = max_len
+        self.length = 0
+
+    def append(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values after the ``length`` tokens there; return all of them, [B, K, S, E]."""
+        end = self.length + k_BKTE.shape[2]
+        assert end <= self.max_len, f"the cache holds {self.max_len} tokens, not {end}"
+        self.keys[layer][:, :, self.length : end] = k_BKTE
+        self.values[layer][:, :, self.length : end] = v_BKTE
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows of the batch, in this order."""
+        self.keys = [self._selected(k, rows) for k in self.keys]
+        self.values = [self._selected(v, rows) for v in self.values]
+
+    def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
+        kept = buffer.new_empty(len(rows), *buffer.shape[1:])
+        kept[:, :, : self.length] = buffer[rows, :, : self.length]
+        return kept
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries, keys and values come from one matrix, rows in the order q, k, v."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.kv_heads, self.d_head = config.heads, config.kv_heads, config.d_head
+        self.dropout = config.dropout
+        self.norm_eps = config.norm_eps
+        self.qkv = nn.Linear(config.d_model, (config.heads + 2 * config.kv_heads) * config.d_head, bias=config.bias)
+        self.out = nn.Linear(config.heads * config.d_head, config.d_model, bias=config.bias)
+        self.q_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
+        self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
+        B, T, _ = x_BTD.shape
+        qkv_BTNE = self.qkv(x_BTD).view(B, T, self.heads + 2 * self.kv_heads, self.d_head)
+        qk_BTNE, v_BTKE = qkv_BTNE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.q_norm is not None and self.k_norm is not None:  # queries and keys in one go
+            scale_NE = torch.cat((self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.kv_heads, -1)))
+            qk_BTNE = unit_rms(qk_BTNE, self.norm_eps) * scale_NE
+        if rotation is not None:
+            qk_BTNE = rotate(qk_BTNE, rotation)
+        q_BHTE, k_BKTE = qk_BTNE.transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
+        v_BKTE = v_BTKE.transpose(1, 2)
+        if cache is not None:
+            k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BHTE,
+            k_BKTE,
+            v_BKTE,
+            attn_mask=None if mask_BTS is None else mask_BTS[:, None],
+            is_causal=mask_BTS is None and T > 1,
+            dropout_p=self.dropout if self.training else 0.0,
+            enable_gqa=self.kv_heads < self.heads,
+        )
+        return self.out(y_BHTE.transpose(1, 2).reshape(B, T, -1))
+
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines of the tokens' angles, each [1 or B, T, 1, E]
+
+
+def rotation_tables(config: ModelConfig) -> Rotation:
+    """Cosine and sine of each position's angles, [context, E] each; e and e + E/2 turn together, as in Hugging Face."""
+    inverse_E2 = config.rope_theta ** -(torch.arange(0, config.d_head, 2, device="cpu").double() / config.d_head)
+    angles_SE2 = torch.arange(config.context, device="cpu").double()[:, None] * inverse_E2
+    angles_SE = torch.cat((angles_SE2, angles_SE2), dim=-1)
+    return angles_SE.cos().float(), angles_SE.sin().float()
+
+
+def rotate(x_BTNE: Tensor, rotation: Rotation) -> Tensor:
+    """Turn each pair (x[e], x[e + E/2]) by its position's angle (RoPE)."""
+    cos, sin = rotation
+    first, second = x_BTNE.chunk(2, dim=-1)
+    return x_BTNE * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Mlp(nn.Module):
+    """GELU (tanh form) as in GPT-2, or SwiGLU, whose gate and up projections are one matrix, gate rows first."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.activation == "swiglu"
+        self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=config.bias)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        hidden = self.up(x_BTD)
+        if not self.gated:
+            return self.down(F.gelu(hidden, approximate="tanh"))
+        gate, up = hidden.chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each normed before and added to the residual stream after."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = build_norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = build_norm(config)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rotation, mask_BTS, cache))
+        return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+
+
+def build_norm(config: ModelConfig) -> nn.Module:
+    """The config's norm over the model's width."""
+    kind = nn.LayerNorm if config.norm == "layernorm" else RMSNorm
+    return kind(config.d_model, eps=config.norm_eps)
+
+
+class Decoder(nn.Module):
+    """Tokens in, logits of the next token out. UserError when the config's combination is not built."""
+
+    cos_SE: Tensor
+    sin_SE: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        config.layout  # noqa: B018  refuses a combination that could not be saved, before any training
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = nn.Embedding(config.context, config.d_model) if config.positions == "learned" else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = build_norm(config)
+        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.positions == "rope":
+            cos_SE, sin_SE = rotation_tables(config)
+            self.register_buffer("cos_SE", cos_SE, persistent=False)
+            self.register_buffer("sin_SE", sin_SE, persistent=False)
+        init_weights(self)
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask_BTS: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The states after the final norm, [B, T, D].
+
+        positions_BT: int64; default 0, 1, ... after what the cache holds. mask_BTS: bool [B or 1, T, S], true where a
+        token may attend, S = cache length + T; default causal. The cache, if given, takes in these tokens.
+        """
+        past = 0 if cache is None else cache.length
+        T = tokens_BT.shape[1]
+        if positions_BT is None:
+            assert past + T <= self.config.context, f"{past + T} tokens exceed the context of {self.config.context}"
+            positions_BT = torch.arange(past, past + T, device=tokens_BT.device)[None]
+        if mask_BTS is None and past > 0 and T > 1:
+            mask_BTS = torch.ones(1, T, past + T, dtype=torch.bool, device=tokens_BT.device).tril(past)
+        x_BTD = self.embedding(tokens_BT)
+        rotation = None
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(positions_BT)
+        else:
+            rotation = self.cos_SE[positions_BT][:, :, None], self.sin_SE[positions_BT][:, :, None]
+        x_BTD = self.dropout(x_BTD)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, rotation, mask_BTS, cache)
+        if cache is not None:
+            cache.length += T
+        return self.norm(x_BTD)
+
+    def logits(self, hidden_BTD: Tensor) -> Tensor:
+        """Scores of the next token, [B, T, V] (any leading axes will do)."""
+        return F.linear(hidden_BTD, self.embedding.weight if self.head is None else self.head.weight)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        mask_BTS: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits of the next token after each token, [B, T, V]; arguments as in `hidden`."""
+        return self.logits(self.hidden(tokens_BT, positions_BT=positions_BT, mask_BTS=mask_BTS, cache=cache))
+
+
+@torch.no_grad()
+def init_weights(model: Decoder, generator: torch.Generator | None = None) -> None:
+    """Draw every weight anew: N(0, 0.02), residual projections over sqrt(2 layers) (GPT-2 2.3); norms 1, biases 0."""
+    std = 0.02
+    residual_std = std / math.sqrt(2 * model.config.layers)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif "norm" in name:
+            nn.init.ones_(parameter)
+        else:
+            residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            nn.init.normal_(parameter, std=residual_std if residual else std, generator=generator)

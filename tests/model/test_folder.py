@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from chatwright.errors import UserError
+from chatwright.model.config import ModelConfig, preset
+from chatwright.model.decoder import Cache, Decoder
+from chatwright.model.folder import load_model, load_reward, save_model, save_reward
+from chatwright.model.heads import ScoredDecoder
+from chatwright.model.masks import document_mask, positions_from_documents, positions_from_valid, valid_mask
+from chatwright.tokenizer.bpe import Tokenizer
+
+Build = Callable[..., Decoder]
+CLOSE = {"atol": 1e-4, "rtol": 0.0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: Tokenizer, build: Build) -> Path:
+    """A small saved model, for spoiling."""
+    config = preset("modern", vocab_size=300, context=32, layers=2, d_model=48, heads=4, kv_heads=2)
+    save_model(build(config), tmp_path / "model", tokenizer)
+    return tmp_path / "model"
+
+
+def their_model(layout: str) -> PreTrainedModel:
+    """A model of transformers whose every weight, norms and biases too, is random."""
+    if layout == "gpt2":
+        model: PreTrainedModel = GPT2LMHeadModel(
+            GPT2Config(vocab_size=300, n_positions=32, n_embd=48, n_layer=3, n_head=4)
+        )
+    else:
+        sizes = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "head_dim": 16}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+        model = Qwen3ForCausalLM(Qwen3Config(vocab_size=300, **sizes, **heads, max_position_embeddings=32))
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+def test_our_folder_loads_in_transformers_with_the_same_logits(
+    config: ModelConfig, build: Build, tokens_BT: torch.Tensor, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    ours = build(config)
+    save_model(ours, tmp_path, tokenizer)
+    theirs, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert not theirs.training
+    torch.testing.assert_close(ours(tokens_BT), theirs(tokens_BT).logits, **CLOSE)
+    assert theirs.generation_config.eos_token_id == tokenizer.end_of_turn
+    assert theirs.generation_config.pad_token_id == tokenizer.pad
+    assert AutoTokenizer.from_pretrained(tmp_path)("France 世界").input_ids == tokenizer.encode("France 世界")
+
+
+@pytest.mark.parametrize("layout", ["gpt2", "modern"])
+def test_a_folder_of_transformers_loads_here_with_the_same_logits(
+    layout: str, tokens_BT: torch.Tensor, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    theirs = their_model(layout)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    ours, read_tokenizer = load_model(tmp_path)
+    assert read_tokenizer.hash == tokenizer.hash
+    ours.eval()
+    torch.testing.assert_close(ours(tokens_BT), theirs(tokens_BT).logits, **CLOSE)
+
+    lengths_B1 = torch.tensor([[20], [11], [2]])
+    index_T = torch.arange(20)
+    for valid_BT in (index_T >= 20 - lengths_B1, index_T < lengths_B1):  # padded on the left, on the right
+        positions_BT = positions_from_valid(valid_BT)
+        our_BTV = ours(tokens_BT, positions_BT=positions_BT, mask_BTS=valid_mask(valid_BT))
+        their_BTV = theirs(tokens_BT, attention_mask=valid_BT.long(), position_ids=positions_BT).logits
+        torch.testing.assert_close(our_BTV[valid_BT], their_BTV[valid_BT], **CLOSE)
+
+    document_BT = torch.tensor([[0] * 7 + [1] * 13] * 3)
+    packed_BTV = ours(
+        tokens_BT, positions_BT=positions_from_documents(document_BT), mask_BTS=document_mask(document_BT)
+    )
+    alone = [theirs(part_BT).logits for part_BT in tokens_BT.split([7, 13], dim=1)]
+    torch.testing.assert_close(packed_BTV, torch.cat(alone, dim=1), **CLOSE)
+
+    cache = Cache(ours.config, batch=3, max_len=20)
+    stepped = [ours(tokens_BT[:, t : t + 1], cache=cache) for t in range(20)]
+    torch.testing.assert_close(torch.cat(stepped, dim=1), theirs(tokens_BT).logits, **CLOSE)
+
+
+def test_saved_and_loaded_is_the_same_model(
+    config: ModelConfig, build: Build, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = build(config.model_copy(update={"dropout": 0.1}))
+    save_model(model, tmp_path / "a", tokenizer)
+    global_state = torch.get_rng_state()
+    loaded, read_tokenizer = load_model(tmp_path / "a")
+    assert torch.equal(torch.get_rng_state(), global_state)  # loading draws no random number
+    assert loaded.config == model.config
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    save_model(loaded, tmp_path / "b", read_tokenizer)
+    for file in sorted(path.name for path in (tmp_path / "a").iterdir()):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_a_bfloat16_folder_loads_as_float32(
+    config: ModelConfig, build: Build, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    model = build(config)
+    save_model(model, tmp_path, tokenizer, dtype=torch.bfloat16)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in load_file(tmp_path / "model.safetensors").values())
+    loaded, _ = load_model(tmp_path)
+    for ours, theirs in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs.bfloat16().float())
+
+
+def test_a_reward_folder_gives_transformers_the_same_scores_but_for_the_bias(
+    config: ModelConfig, build: Build, tokens_BT: torch.Tensor, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    tokens_BT = tokens_BT.clamp_max(255)  # no pad among them: transformers looks for the last token that is none
+    reward = ScoredDecoder(build(config))
+    reward.bias.fill_(0.75)
+    save_reward(reward, tmp_path, tokenizer)
+    theirs, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    torch.testing.assert_close(reward(tokens_BT)[:, -1], theirs(tokens_BT).logits[:, 0] - 0.75, **CLOSE)
+    loaded, _ = load_reward(tmp_path)
+    loaded.eval()
+    assert torch.equal(loaded(tokens_BT), reward(tokens_BT))
+
+
+def spoil_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in fields.items() if value != "absent"}))
+
+
+def spoil_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: os.rename(f, f.with_name("other")), "no model folder"),
+        (lambda f: (f / "config.json").unlink(), "config.json does not exist"),
+        (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "architecture None"),
+        (lambda f: spoil_config(f, architectures=["LlamaForCausalLM"]), "LlamaForCausalLM.*can be read: GPT2LMHead"),
+        (lambda f: spoil_config(f, architectures=["Qwen3ForSequenceClassification"]), "architecture"),
+        (lambda f: spoil_config(f, head_dim="absent"), "lacks the field 'head_dim'"),
+        (lambda f: spoil_config(f, num_hidden_layers="many"), "layers"),
+        (lambda f: spoil_config(f, attention_bias=True), "attention_bias=True is not supported"),
+        (lambda f: spoil_config(f, rope_parameters={"rope_type": "yarn", "rope_theta": 1.0}), "'yarn'"),
+        (lambda f: spoil_config(f, rope_parameters=3), "rope_parameters"),
+        (lambda f: spoil_config(f, vocab_size=280), "tokenizer has 290 ids"),
+        (lambda f: spoil_config(f, hidden_size=64), r"shape \(300, 48\).*asks for \(300, 64\)"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json does not exist"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors does not exist"),
+        (lambda f: os.truncate(f / "model.safetensors", 20_000), "truncated"),
+        (lambda f: os.truncate(f / "model.safetensors", 0), "truncated"),
+        (lambda f: spoil_tensors(f, lambda t: t.pop("model.norm.weight")), "lacks the tensor model.norm.weight"),
+        (lambda f: spoil_tensors(f, lambda t: t.update(extra=torch.ones(2))), "has the tensor extra"),
+        (lambda f: spoil_tensors(f, lambda t: t.update({"model.norm.weight": torch.ones(2)})), r"shape \(2,\)"),
+    ],
+)
+def test_a_spoilt_folder_is_one_clear_sentence(folder: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    spoil(folder)
+    with pytest.raises(UserError, match=message) as raised:
+        load_model(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_language_model_is_not_taken_for_a_reward_model(folder: Path) -> None:
+    with pytest.raises(UserError, match="architecture"):
+        load_reward(folder)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused_before_anything_is_written(
+    build: Build, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    config = preset("gpt2", vocab_size=100, context=8, layers=1, d_model=8, heads=1)
+    with pytest.raises(UserError, match="290 ids"):
+        save_model(build(config), tmp_path / "model", tokenizer)
+    assert not (tmp_path / "model").exists()
