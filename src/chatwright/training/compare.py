@@ -1,0 +1,201 @@
+"""Stage compare: the SFT model answers each prompt several times, and the simulated labeller ranks its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from chatwright.errors import UserError
+from chatwright.inference.engine import Engine, Sampling
+from chatwright.labelling.simulated import agreement, gold_score, rank
+from chatwright.model.folder import load_model
+from chatwright.records import Comparison, Question
+from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar, say
+from chatwright.storage import keyed_uniform, read_jsonl, write_jsonl
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.tokenizer.chat import render
+from chatwright.training import runtime
+
+PROMPTS_AT_ONCE = 256  # between two movements of the progress bar; the engine cuts them into its own batches
+
+
+class CompareConfig(StageConfig):
+    """How answers are drawn and ranked.
+
+    noise: standard deviation of the labeller's mood, on the scale of its scores. tie_margin: noisy scores closer than
+    this are a tie. prompts: at most so many of each file, the first ones; None for all.
+    """
+
+    answers_min: int = Field(default=4, ge=2)  # InstructGPT C.2: K = 4..9 answers a prompt
+    answers_max: int = Field(default=9, ge=2)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=64, gt=0)
+    noise: float = Field(default=0.3, ge=0)
+    tie_margin: float = Field(default=0.05, ge=0)
+    prompts: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=256, gt=0)
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> CompareConfig:
+        if self.answers_min > self.answers_max:
+            raise ValueError(f"answers_min ({self.answers_min}) is above answers_max ({self.answers_max})")
+        return self
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A prompt's distinct answers, what each is worth without noise, and their ranking with it."""
+
+    comparison: Comparison
+    scores: list[float]
+    again: list[list[int]]  # the same labeller on another day
+
+
+def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
+    """Sample and rank answers to both files of prompts. It takes a minute, so a killed run starts again."""
+    device = runtime.prepare()
+    model, tokenizer = load_model(inputs["sft"])
+    engine = Engine(model.to(device), tokenizer, config.batch_size)
+    questions = _read(inputs["conversations"] / "prompts.jsonl", config)
+    held_out = _read(inputs["conversations"] / "prompts_heldout.jsonl", config)
+    total = len(questions) + len(held_out)
+    with progress_bar("compare", total) as bar:
+        ranked: list[Ranked | None] = []
+        for part in _parts(questions + held_out, PROMPTS_AT_ONCE):
+            ranked += compare(config, engine, tokenizer, part)
+            bar.update(len(ranked), "prompts")
+    training = [item for item in ranked[: len(questions)] if item is not None]
+    heldout = [item for item in ranked[len(questions) :] if item is not None]
+    if not training or not heldout:
+        raise UserError(
+            "The SFT model gave the same answer every time to every prompt, so nothing can be compared; "
+            "raise compare.temperature or give it more prompts."
+        )
+    write_jsonl(out / "comparisons.jsonl", (item.comparison for item in training))
+    write_jsonl(out / "comparisons_heldout.jsonl", (item.comparison for item in heldout))
+    write_jsonl(
+        out / "scores.jsonl", ({"id": item.comparison.id, "scores": item.scores} for item in training + heldout)
+    )
+    headline = summary(training + heldout) | {"skipped": total - len(training) - len(heldout)}
+    say(
+        f"  {headline['prompts']} prompts, {headline['pairs']} pairs; the labeller agrees with itself on "
+        f"{headline['self_agreement']:.1%} and with the noiseless order on {headline['gold_agreement']:.1%}"
+    )
+    return headline
+
+
+def compare(
+    config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> list[Ranked | None]:
+    """Answer and rank each question; None where fewer than two answers are distinct.
+
+    Answers and noise are keyed on the question's id and the seed, so neither order nor batching matters.
+    """
+    counts = [answer_count(config, question.id) for question in questions]
+    prompts, samplings = [], []
+    for question, count in zip(questions, counts, strict=True):
+        prompts += [render(tokenizer, question.messages, generation_prompt=True)] * count
+        samplings += [
+            Sampling(config.max_tokens, config.temperature, seed=_seed(config.seed, question.id, i))
+            for i in range(count)
+        ]
+    completions = iter(engine.generate(prompts, samplings))
+    ranked: list[Ranked | None] = []
+    for question, count in zip(questions, counts, strict=True):
+        distinct: dict[str, bool] = {}
+        for completion in islice(completions, count):
+            distinct.setdefault(tokenizer.decode(completion.tokens), completion.finish_reason == "stop")
+        ranked.append(_ranked(config, question, distinct) if len(distinct) > 1 else None)
+    return ranked
+
+
+def _ranked(config: CompareConfig, question: Question, answers: dict[str, bool]) -> Ranked:
+    scores = [gold_score(question.gold, answer, finished) for answer, finished in answers.items()]
+    first, again = (
+        rank(scores, config.noise, config.tie_margin, config.seed, question.id, day) for day in ("first", "again")
+    )
+    comparison = Comparison(
+        id=question.id,
+        prompt=question.messages,
+        answers=list(answers),
+        tiers=first,
+        labeler="simulated",
+        source="compare",
+    )
+    return Ranked(comparison, scores, again)
+
+
+def summary(ranked: Sequence[Ranked]) -> dict[str, Any]:
+    """Counts, and how far to trust the labeller: agreement of two noisy rankings, and with the noiseless order."""
+    pairs = sum(len(item.scores) * (len(item.scores) - 1) // 2 for item in ranked)
+    ordered = sum(_ordered_pairs(item.comparison.tiers) for item in ranked)
+    with_self = [agreement(item.comparison.tiers, _tier_scores(item.again)) for item in ranked]
+    with_gold = [agreement(item.comparison.tiers, item.scores) for item in ranked]
+    scores = [score for item in ranked for score in item.scores]
+    return {
+        "prompts": len(ranked),
+        "answers": len(scores),
+        "pairs": ordered,
+        "tie_share": 1 - ordered / pairs,
+        "self_agreement": _share(with_self),
+        "gold_agreement": _share(with_gold),
+        "gold_mean": sum(scores) / len(scores),
+    }
+
+
+def answer_count(config: CompareConfig, question_id: str) -> int:
+    """How many answers a prompt gets, drawn evenly from the range by its id."""
+    span = config.answers_max - config.answers_min + 1
+    return config.answers_min + int(keyed_uniform("answers", config.seed, question_id) * span)
+
+
+def _seed(*key: object) -> int:
+    return int(keyed_uniform("compare", *key) * 2**63)
+
+
+def _ordered_pairs(tiers: Sequence[Sequence[int]]) -> int:
+    """Pairs of answers in different tiers.
+
+    >>> _ordered_pairs([[0, 1], [2]])
+    2
+    """
+    sizes = [len(tier) for tier in tiers]
+    return (sum(sizes) ** 2 - sum(size**2 for size in sizes)) // 2
+
+
+def _tier_scores(tiers: Sequence[Sequence[int]]) -> list[float]:
+    """A score for each answer that orders them as the tiers do."""
+    scores = {i: float(-t) for t, tier in enumerate(tiers) for i in tier}
+    return [scores[i] for i in range(len(scores))]
+
+
+def _share(counts: Sequence[tuple[int, int]]) -> float:
+    """All that agree over all that could; 1 when there was nothing to disagree on."""
+    alike, total = (sum(column) for column in zip(*counts, strict=True))
+    return alike / total if total else 1.0
+
+
+def _read(path: Path, config: CompareConfig) -> list[Question]:
+    questions = read_jsonl(path, Question)
+    if not questions:
+        raise UserError(f"{path} has no prompts.")
+    return questions[: config.prompts]
+
+
+def _parts(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+    return (questions[start : start + size] for start in range(0, len(questions), size))
+
+
+STAGE = Stage(
+    name="compare",
+    version=1,
+    config=CompareConfig,
+    inputs=("sft", "conversations"),
+    run=run,
+    summary="Sample several answers to each prompt and have the simulated labeller rank them.",
+)

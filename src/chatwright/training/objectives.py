@@ -1,0 +1,93 @@
+"""The losses of pretraining, fine-tuning and the reward model, as pure functions. PPO's are in `ppo/objectives.py`.
+
+Masks are explicit: a token counts when its mask says so, whatever its id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 1024  # rows of logits at a time: [1024, 4096] float32 is 16 MiB, which stays near the cores
+
+
+def lm_loss(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean negative log-likelihood, in nats, of the targets where ``mask_BT`` is true; at least one must be.
+
+    >>> logits = torch.zeros(1, 2, 4)  # even odds of four tokens
+    >>> round(lm_loss(logits, torch.tensor([[3, 0]]), torch.tensor([[True, False]])).item(), 4)  # log 4
+    1.3863
+    """
+    return F.cross_entropy(logits_BTV[mask_BT].float(), targets_BT[mask_BT])
+
+
+def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Sum of negative log-likelihoods of N targets under ``softmax(hidden @ weight.T)``, logits never held all at once.
+
+    The same as ``lm_loss(hidden @ weight.T, ...) * N``; its gradients are made in the forward pass, a thousand rows at
+    a time, so that N x V numbers neither fill the memory nor go through it. Matrices are multiplied in autocast's dtype
+    when it is on, the softmax is float32. Second derivatives are not there.
+    """
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        device = hidden_ND.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+        hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight_VD)
+        loss = torch.zeros((), dtype=weight_VD.dtype, device=hidden.device)
+        with torch.autocast(device, enabled=False):
+            for first in range(0, len(hidden), ROWS):
+                rows = slice(first, first + ROWS)
+                target_R1 = targets_N[rows, None]
+                # Softmax, then the logarithm of one entry a row: half the passes of a log-softmax and its exponential.
+                p_RV = torch.softmax(hidden[rows] @ weight.T, dim=-1, dtype=weight_VD.dtype)
+                p_R1 = p_RV.gather(1, target_R1)
+                loss -= p_R1.clamp_min(torch.finfo(p_R1.dtype).tiny).log().sum()
+                gradient_RV = p_RV.scatter_(1, target_R1, p_R1 - 1.0).to(dtype)  # of the logits: p - onehot(target)
+                grad_hidden[rows] = gradient_RV @ weight
+                grad_weight += gradient_RV.T @ hidden[rows]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.hidden_dtype = hidden_ND.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden.to(ctx.hidden_dtype) * grad, grad_weight * grad, None
+
+
+def ranking_loss(scores_BK: Tensor, ranks_BK: Tensor, valid_BK: Tensor) -> Tensor:
+    """Mean over prompts of the mean over their pairs of ``-log sigmoid(score of the better - score of the worse)``.
+
+    Ties are dropped: a prompt's divisor is the number of its pairs of different rank, C(K, 2) where nothing ties
+    (InstructGPT, eq. 1). A prompt counts as one element however many answers it has; one without pairs counts 0.
+
+    scores_BK: scores of up to K answers to each of B prompts. ranks_BK: 0 is best; the same number is a tie.
+    valid_BK: false where a prompt has fewer than K answers.
+
+    Three answers of which the last two tie leave the pairs (0, 1) and (0, 2), with margins 2 and 0:
+
+    >>> scores, ranks = torch.tensor([[2.0, 0.0, 2.0]]), torch.tensor([[0, 1, 1]])
+    >>> round(ranking_loss(scores, ranks, torch.ones(1, 3, dtype=torch.bool)).item(), 4)  # (0.1269 + 0.6931) / 2
+    0.41
+    """
+    pairs_BKK = better_pairs(ranks_BK, valid_BK)
+    margins_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
+    losses_BKK = torch.where(pairs_BKK, -F.logsigmoid(margins_BKK), 0.0)
+    return (losses_BKK.sum((1, 2)) / pairs_BKK.sum((1, 2)).clamp_min(1)).mean()
+
+
+def better_pairs(ranks_BK: Tensor, valid_BK: Tensor) -> Tensor:
+    """Bool [B, K, K]: true at (i, j) where answer i is ranked strictly better than answer j and both are there.
+
+    >>> better_pairs(torch.tensor([[1, 0]]), torch.ones(1, 2, dtype=torch.bool)).int().tolist()
+    [[[0, 0], [1, 0]]]
+    """
+    return (ranks_BK[:, :, None] < ranks_BK[:, None, :]) & valid_BK[:, :, None] & valid_BK[:, None, :]

@@ -1,0 +1,280 @@
+"""Stage reward: a scalar head on the SFT model learns which of a prompt's answers the labeller prefers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from chatwright.errors import UserError
+from chatwright.labelling.simulated import length
+from chatwright.model.folder import load_model, save_reward
+from chatwright.model.heads import ScoredDecoder
+from chatwright.records import Comparison, Conversation, Message, Record
+from chatwright.stage import Headline, Inputs, Stage, StageConfig, say
+from chatwright.storage import digest, keyed_uniform, read_jsonl
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.training.batches import Shuffled
+from chatwright.training.checkpoint import remove_checkpoint
+from chatwright.training.loop import Part, Trained, train
+from chatwright.training.objectives import better_pairs, ranking_loss
+from chatwright.training.optim import OptimConfig, build_optimizers
+from chatwright.training.runtime import Precision, autocast, prepare
+from chatwright.training.schedules import ScheduleConfig
+from chatwright.training.sft import example
+
+
+class RewardConfig(StageConfig):
+    """How the reward model is trained.
+
+    batch: prompts in a step, each with all its answers (InstructGPT C.2: 64). micro_batch: answers that go through the
+    model at a time. demonstrations: how many of them set the zero of the reward. eval_every: steps between measurements
+    of the held-out accuracy.
+    """
+
+    epochs: float = Field(default=1.0, gt=0)  # InstructGPT C.2: more overfits
+    batch: int = Field(default=64, gt=0)
+    micro_batch: int = Field(default=256, gt=0)
+    optim: OptimConfig = OptimConfig(lr=5e-4, weight_decay=0.0)
+    schedule: ScheduleConfig = ScheduleConfig(kind="cosine")  # InstructGPT C.2: cosine to a tenth
+    dtype: Precision = "auto"
+    demonstrations: int = Field(default=512, gt=0)
+    eval_every: int = Field(default=20, gt=0)
+    checkpoint_every: int = Field(default=20, gt=0)
+
+
+class Scores(Record):
+    """What each answer of a comparison is worth to a labeller without noise."""
+
+    id: str
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A comparison as ids: the prompt with each answer, and each answer's rank, 0 the best; equal ranks tie."""
+
+    answers: list[list[int]]
+    ranks: list[int]
+
+
+def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
+    """Train the reward model from the weights of ``sft`` and leave it in ``out`` as a Hugging Face folder."""
+    device = prepare()
+    decoder, tokenizer = load_model(inputs["sft"])
+    model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed)).to(device)
+    model.eval()  # no dropout in reward models (NDET)
+    if decoder.head is not None:
+        decoder.head.requires_grad_(False)  # the language model's head has no part in a score
+    comparisons = read_comparisons(inputs["compare"] / "comparisons.jsonl")
+    heldout = read_comparisons(inputs["compare"] / "comparisons_heldout.jsonl")
+    rankings = [ranking(tokenizer, comparison, decoder.config.context) for comparison in comparisons]
+    heldout_answers = [ranking(tokenizer, comparison, decoder.config.context).answers for comparison in heldout]
+    labels = [preferences(comparison) for comparison in heldout]
+    order = Shuffled(len(rankings), config.seed)
+    steps = math.ceil(config.epochs * len(rankings) / config.batch)
+    say(f"  reward: {len(rankings):,} prompts, {sum(len(r.ranks) for r in rankings):,} answers, {steps:,} steps")
+
+    def losses(step: int) -> Iterator[Part]:
+        chosen = [rankings[number] for _, number in order.take(step * config.batch, config.batch)]
+        yield from ranking_parts(model, chosen, config.micro_batch, tokenizer.pad, config.dtype)
+
+    def measure(done: int) -> Mapping[str, float]:
+        if done % config.eval_every and done != steps:
+            return {}
+        scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
+        return {"heldout_accuracy": pair_accuracy(scores, labels)}
+
+    train(
+        Trained({"model": model}, build_optimizers(model, config.optim)),
+        losses,
+        title="reward",
+        out=out,
+        steps=steps,
+        multiplier=lambda step: config.schedule.multiplier(step, steps),
+        clip=config.optim.clip,
+        seed=config.seed,
+        checkpoint_every=config.checkpoint_every,
+        identity=digest([config.model_dump(mode="json"), tokenizer.hash, [c.id for c in comparisons]]),
+        measure=measure,
+    )
+    demonstrations = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
+    raw_mean = center(model, tokenizer, demonstrations, config)
+    scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
+    save_reward(model, out, tokenizer)
+    remove_checkpoint(out / "checkpoint")
+    flat = torch.tensor([score for answers in scores for score in answers])
+    return {
+        "prompts": len(rankings),
+        "heldout_prompts": len(heldout),
+        **accuracies(heldout, scores, inputs["compare"] / "scores.jsonl"),
+        "demonstration_mean_before": raw_mean,
+        "heldout_score_mean": flat.mean().item(),
+        "heldout_score_std": flat.std().item(),
+    }
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """The comparisons of a file. UserError when it holds none or none says which answer is better."""
+    comparisons = read_jsonl(path, Comparison)
+    if not any(len(comparison.tiers) > 1 for comparison in comparisons):
+        raise UserError(f"{path} holds no comparison in which one answer is ranked above another.")
+    return comparisons
+
+
+def ranking(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Ranking:
+    """A comparison as ids. What exceeds the context is cut at the start, so that the end-of-turn is always read."""
+    answers = []
+    for answer in comparison.answers:
+        ids = example(tokenizer, [*comparison.prompt, Message(role="assistant", content=answer)]).ids
+        answers.append(ids[-context:])
+    return Ranking(answers, [-int(value) for value in preferences(comparison)])
+
+
+def preferences(comparison: Comparison) -> list[float]:
+    """For each answer a number that is higher the better its tier: minus the tier's place."""
+    place = {answer: tier for tier, answers in enumerate(comparison.tiers) for answer in answers}
+    return [-float(place[answer]) for answer in range(len(comparison.answers))]
+
+
+def ranking_parts(
+    model: ScoredDecoder, rankings: Sequence[Ranking], micro_batch: int, pad: int, precision: Precision
+) -> Iterator[Part]:
+    """The mean ranking loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most."""
+    pairs = sum(int(better_pairs(*_ranks([r])).sum()) for r in rankings)
+    for group in _groups(rankings, micro_batch):
+        ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in _ranks(group))
+        with autocast(precision, model.bias.device):
+            scores_N = last_scores(model, [ids for item in group for ids in item.answers], pad)
+        scores_BK = torch.zeros(ranks_BK.shape, device=scores_N.device).masked_scatter(valid_BK, scores_N)
+        loss = ranking_loss(scores_BK, ranks_BK, valid_BK) * (len(group) / len(rankings))
+        ahead_BKK = scores_BK[:, :, None] > scores_BK[:, None, :]
+        right = (ahead_BKK & better_pairs(ranks_BK, valid_BK)).sum() / max(1, pairs)
+        yield Part(loss, sum(len(ids) for item in group for ids in item.answers), {"accuracy": right})
+
+
+def last_scores(model: ScoredDecoder, sequences: Sequence[list[int]], pad: int) -> Tensor:
+    """Scores [N] at the last token of each sequence (NDET). Padding is on the right, where causality hides it."""
+    lengths = torch.tensor([len(ids) for ids in sequences], device=model.bias.device)
+    tokens_NT = torch.full((len(sequences), int(lengths.max())), pad)
+    for row, ids in enumerate(sequences):
+        tokens_NT[row, : len(ids)] = torch.tensor(ids)
+    return model(tokens_NT.to(model.bias.device)).gather(1, lengths[:, None] - 1).squeeze(1)
+
+
+@torch.no_grad()
+def score_each(
+    model: ScoredDecoder, answers: Sequence[Sequence[list[int]]], micro_batch: int, pad: int, precision: Precision
+) -> list[list[float]]:
+    """The score of each answer to each prompt."""
+    flat = [ids for group in answers for ids in group]
+    by_length = sorted(range(len(flat)), key=lambda i: len(flat[i]))
+    scores = [0.0] * len(flat)
+    for first in range(0, len(flat), micro_batch):
+        chosen = by_length[first : first + micro_batch]
+        with autocast(precision, model.bias.device):
+            values = last_scores(model, [flat[i] for i in chosen], pad).tolist()
+        for i, value in zip(chosen, values, strict=True):
+            scores[i] = value
+    one_by_one = iter(scores)
+    return [[next(one_by_one) for _ in group] for group in answers]
+
+
+def center(
+    model: ScoredDecoder, tokenizer: Tokenizer, demonstrations: Sequence[Conversation], config: RewardConfig
+) -> float:
+    """Shift the model's scores so that the demonstrations' mean is 0 (InstructGPT 3.5); returns the mean before."""
+    context = model.decoder.config.context
+    ids = [[example(tokenizer, conversation.messages).ids[-context:]] for conversation in demonstrations]
+    scores = score_each(model, ids, config.micro_batch, tokenizer.pad, config.dtype)
+    mean = math.fsum(score for (score,) in scores) / len(scores)
+    model.bias += mean
+    return mean
+
+
+def sample_demonstrations(path: Path, config: RewardConfig) -> list[Conversation]:
+    """As many demonstrations as the config asks for, drawn by their ids."""
+    conversations = read_jsonl(path, Conversation)
+    if not conversations:
+        raise UserError(f"{path} holds no demonstrations; run the stage conversations again.")
+    drawn = sorted(conversations, key=lambda conversation: keyed_uniform("center", config.seed, conversation.id))
+    return drawn[: config.demonstrations]
+
+
+def accuracies(comparisons: Sequence[Comparison], scores: Sequence[list[float]], gold_file: Path) -> dict[str, float]:
+    """Held-out pair accuracies.
+
+    ``accuracy_labels``: the model against the labels as given. Where ``gold_file`` holds what the answers are worth
+    without noise, against that order: ``accuracy`` of the model, ``labeler_agreement`` of the labels themselves and
+    ``length_accuracy`` of the rule that the longer answer is better.
+    """
+    labels = [preferences(comparison) for comparison in comparisons]
+    lengths = [[float(length(answer)) for answer in comparison.answers] for comparison in comparisons]
+    found = {"accuracy_labels": pair_accuracy(scores, labels), "length_accuracy_labels": pair_accuracy(lengths, labels)}
+    if not gold_file.exists():
+        return found
+    by_id = {record.id: record.scores for record in read_jsonl(gold_file, Scores)}
+    missing = [
+        comparison.id for comparison in comparisons if len(by_id.get(comparison.id, ())) != len(comparison.answers)
+    ]
+    if missing:
+        raise UserError(f"{gold_file} has no scores for the answers of comparison {missing[0]!r}; run compare again.")
+    gold = [by_id[comparison.id] for comparison in comparisons]
+    return {
+        "accuracy": pair_accuracy(scores, gold),
+        "labeler_agreement": pair_accuracy(labels, gold),
+        "length_accuracy": pair_accuracy(lengths, gold),
+        "pairs": sum(a != b for worth in gold for a, b in combinations(worth, 2)),
+        **found,
+    }
+
+
+def pair_accuracy(scores: Sequence[Sequence[float]], truth: Sequence[Sequence[float]]) -> float:
+    """Share of pairs of different worth in ``truth`` that ``scores`` orders alike; equal scores count half.
+
+    >>> pair_accuracy([[3.0, 1.0, 1.0]], [[2.0, 0.0, 1.0]])  # pairs (0, 1) and (0, 2) are right, (1, 2) is a toss-up
+    0.8333333333333334
+    """
+    right, total = 0.0, 0
+    for values, worth in zip(scores, truth, strict=True):
+        for a, b in combinations(range(len(worth)), 2):
+            if worth[a] != worth[b]:
+                total += 1
+                right += 0.5 if values[a] == values[b] else (values[a] > values[b]) == (worth[a] > worth[b])
+    return right / total if total else math.nan
+
+
+def _ranks(rankings: Sequence[Ranking]) -> tuple[Tensor, Tensor]:
+    """``(ranks_BK, valid_BK)``, K the most answers of any."""
+    most = max(len(item.ranks) for item in rankings)
+    ranks_BK = torch.tensor([item.ranks + [0] * (most - len(item.ranks)) for item in rankings])
+    valid_BK = torch.tensor([[k < len(item.ranks) for k in range(most)] for item in rankings])
+    return ranks_BK, valid_BK
+
+
+def _groups(rankings: Sequence[Ranking], most: int) -> Iterator[list[Ranking]]:
+    """Rankings of like length together, so that little is padded, with at most ``most`` answers in a group."""
+    group: list[Ranking] = []
+    for item in sorted(rankings, key=lambda r: max(len(ids) for ids in r.answers)):
+        if group and sum(len(r.ranks) for r in group) + len(item.ranks) > most:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+STAGE = Stage(
+    name="reward",
+    version=1,
+    config=RewardConfig,
+    inputs=("sft", "compare", "conversations"),
+    run=run,
+    summary="train the reward model on the comparisons",
+)

@@ -1,0 +1,95 @@
+"""The machine under a training run: device, threads, allocator, precision, determinism. Nothing to set by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "bfloat16", "float32"]
+
+# glibc's names, from malloc.h
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+KEEP = 1 << 30  # bytes: blocks up to this size come from the heap, and up to this much free heap is kept
+GROW = 1 << 26  # bytes by which the heap grows, so that it grows seldom
+
+
+def prepare(device: str | None = None) -> torch.device:
+    """Make this process ready to train and return its device: CUDA where there is one, else the CPU.
+
+    Safe to call more than once. On CUDA it also asks for deterministic kernels where there are any; on the CPU
+    PyTorch's kernels give the same bits for the same number of threads.
+    """
+    _keep_freed_memory()
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda":
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS is deterministic only with a fixed workspace
+        torch.use_deterministic_algorithms(True, warn_only=True)  # an operation that has none says so
+    else:
+        # AdamW's second moments of tokens that are never seen decay into denormals, which x86 computes very slowly.
+        torch.set_flush_denormal(True)
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    return chosen
+
+
+def usable_cores() -> int:
+    """Cores that this process may really use: its affinity and, in a container, the cgroup's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    with contextlib.suppress(OSError, ValueError):
+        allowed, period = quota.read_text(encoding="ascii").split()
+        if allowed != "max":
+            cores = min(cores, max(1, int(allowed) // int(period)))
+    return cores
+
+
+@lru_cache
+def _keep_freed_memory() -> bool:
+    """Tell glibc to keep the memory of big temporaries; True when it listened.
+
+    By default a freed tensor of some megabytes goes back to the system and its pages are faulted in again a
+    millisecond later: 8% of the CPU time of a 2M-parameter model's step, more of its duration on a busy machine. Other
+    C libraries have no such switch.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.gnu_get_libc_version  # noqa: B018  only glibc has it; others number the options differently
+        options = ((M_MMAP_THRESHOLD, KEEP), (M_TRIM_THRESHOLD, KEEP), (M_TOP_PAD, GROW))
+        return all(libc.mallopt(option, value) == 1 for option, value in options)
+    except (AttributeError, OSError, TypeError):
+        return False
+
+
+@lru_cache
+def fast_bfloat16(device_type: str) -> bool:
+    """Whether the hardware itself multiplies bfloat16 matrices; where a CPU emulates them, float32 is faster."""
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def resolve(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype that matrices are multiplied in: ``auto`` is bfloat16 where the hardware has it, else float32."""
+    if precision == "auto":
+        return torch.bfloat16 if fast_bfloat16(device.type) else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """A context in which matrices are multiplied in ``precision``; weights and their gradients stay float32."""
+    dtype = resolve(precision, device)
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

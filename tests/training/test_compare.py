@@ -1,0 +1,134 @@
+"""The stage compare: answers and rankings depend on the prompt's id and the seed, never on order or batching."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chatwright.errors import UserError
+from chatwright.inference.engine import Engine
+from chatwright.labelling.simulated import gold_score
+from chatwright.model.config import preset
+from chatwright.model.decoder import Decoder, init_weights
+from chatwright.model.folder import save_model
+from chatwright.records import Comparison, Gold, Message, Question
+from chatwright.storage import read_jsonl, write_jsonl
+from chatwright.tokenizer.bpe import Tokenizer, train_bpe
+from chatwright.training.compare import STAGE, CompareConfig, answer_count, compare, summary
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(["user assistant What is the capital of France? The capital of France is Paris."] * 4, 280)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> Decoder:
+    torch.set_num_threads(1)
+    sizes = {"vocab_size": tokenizer.vocab_size, "context": 64, "layers": 1, "d_model": 16, "heads": 1}
+    model = Decoder(preset("modern", **sizes))
+    init_weights(model, torch.Generator().manual_seed(1))
+    return model
+
+
+def questions(prefix: str, count: int) -> list[Question]:
+    gold = Gold(kind="fact", right=[["a"]], wrong=["b"])
+    return [
+        Question(id=f"{prefix}{i}", messages=[Message(role="user", content=f"Capital {i}?")], gold=gold, check="")
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, model: Decoder, tokenizer: Tokenizer) -> dict[str, Path]:
+    folders = {"sft": tmp_path / "sft", "conversations": tmp_path / "conversations"}
+    save_model(model, folders["sft"], tokenizer)
+    write_jsonl(folders["conversations"] / "prompts.jsonl", questions("p", 10))
+    write_jsonl(folders["conversations"] / "prompts_heldout.jsonl", questions("h", 4))
+    return folders
+
+
+def run(inputs: dict[str, Path], out: Path, **changes: Any) -> dict[str, Any]:
+    out.mkdir()
+    return STAGE.run(CompareConfig(**{"max_tokens": 4} | changes), inputs, out)
+
+
+def test_the_files_hold_ranked_distinct_answers_with_their_gold_scores(inputs: dict[str, Path], tmp_path: Path) -> None:
+    headline = run(inputs, tmp_path / "out")
+    training = read_jsonl(tmp_path / "out" / "comparisons.jsonl", Comparison)
+    heldout = read_jsonl(tmp_path / "out" / "comparisons_heldout.jsonl", Comparison)
+    assert [item.id for item in training] == [f"p{i}" for i in range(10)]
+    assert [item.id for item in heldout] == [f"h{i}" for i in range(4)]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
+    scores = {line["id"]: line["scores"] for line in lines}
+    gold = questions("p", 1)[0].gold
+    for item in training + heldout:
+        assert 2 <= len(item.answers) <= 9
+        assert len(set(item.answers)) == len(item.answers)
+        for answer, score in zip(item.answers, scores[item.id], strict=True):
+            assert score in {gold_score(gold, answer, finished) for finished in (True, False)}
+    assert headline["prompts"] == 14
+    assert headline["answers"] == sum(len(item.answers) for item in training + heldout)
+    assert headline["skipped"] == 0
+    assert 0 <= headline["tie_share"] <= 1
+
+
+def test_order_and_batching_change_nothing(model: Decoder, tokenizer: Tokenizer) -> None:
+    config = CompareConfig(max_tokens=4)
+    asked = questions("p", 8)
+    forwards = compare(config, Engine(model, tokenizer, 64), tokenizer, asked)
+    backwards = compare(config, Engine(model, tokenizer, 3), tokenizer, asked[::-1])[::-1]
+    assert forwards == backwards
+
+
+def test_the_seed_changes_answers_and_ranking(inputs: dict[str, Path], tmp_path: Path) -> None:
+    for seed in (1, 2):
+        run(inputs, tmp_path / str(seed), seed=seed)
+    files = [(tmp_path / str(seed) / "comparisons.jsonl").read_bytes() for seed in (1, 2)]
+    assert files[0] != files[1]
+
+
+def test_a_second_run_writes_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run(inputs, tmp_path / name)
+    for file in ("comparisons.jsonl", "comparisons_heldout.jsonl", "scores.jsonl"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_answer_counts_cover_the_range_evenly() -> None:
+    counts = [answer_count(CompareConfig(), f"id {i}") for i in range(6000)]
+    assert sorted(set(counts)) == [4, 5, 6, 7, 8, 9]
+    assert all(abs(counts.count(k) - 1000) < 120 for k in range(4, 10))
+
+
+def test_without_noise_the_labeller_agrees_with_itself_and_with_gold(model: Decoder, tokenizer: Tokenizer) -> None:
+    asked = questions("p", 20)
+    for noise, agrees in ((0.0, True), (3.0, False)):
+        config = CompareConfig(max_tokens=4, noise=noise, tie_margin=1e-9)
+        ranked = compare(config, Engine(model, tokenizer), tokenizer, asked)
+        figures = summary([item for item in ranked if item is not None])
+        assert (figures["gold_agreement"] == 1) == agrees
+        assert (figures["self_agreement"] == 1) == agrees
+
+
+def test_a_prompt_with_one_distinct_answer_is_skipped(model: Decoder, tokenizer: Tokenizer) -> None:
+    config = CompareConfig(max_tokens=1, temperature=1e-4)  # as good as greedy
+    assert compare(config, Engine(model, tokenizer), tokenizer, questions("p", 3)) == [None, None, None]
+
+
+def test_a_model_that_always_says_the_same_is_a_user_error(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"raise compare.temperature"):
+        run(inputs, tmp_path / "out", temperature=1e-4)
+
+
+def test_prompts_can_be_limited(inputs: dict[str, Path], tmp_path: Path) -> None:
+    assert run(inputs, tmp_path / "out", prompts=3)["prompts"] == 6
+
+
+def test_an_empty_range_of_answers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"answers_min \(9\) is above answers_max \(4\)"):
+        CompareConfig(answers_min=9, answers_max=4)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from chatwright.model.config import preset
+from chatwright.model.decoder import Decoder
+from chatwright.training.batches import Example, Packed
+from chatwright.training.language import language_parts, states, summed_nats
+from chatwright.training.loop import accumulate
+from chatwright.training.objectives import lm_loss
+
+
+@pytest.fixture(params=["modern", "gpt2"])
+def model(request: pytest.FixtureRequest) -> Decoder:
+    torch.manual_seed(0)
+    return Decoder(preset(request.param, vocab_size=50, context=24, layers=2, d_model=32, heads=4))
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(50, (length,), generator=generator).tolist() for length in (9, 12, 5, 20, 3)]
+    return [Example(row, [i % 3 > 0 for i in range(len(row))]) for row in ids]
+
+
+def test_a_packed_conversation_has_the_logits_that_it_has_alone(model: Decoder, examples: list[Example]) -> None:
+    packed = Packed(examples, length=24, pad=0, seed=0)
+    assert len(packed) < len(examples)
+    for row, items in enumerate(packed.contents):
+        batch = packed.rows([row])
+        together_TV = model.logits(states(model, batch))[0]
+        for document, item in enumerate(items):
+            alone_TV = model(torch.tensor([examples[item].ids[:-1]]))[0]
+            torch.testing.assert_close(together_TV[batch.documents_BT[0] == document], alone_TV, atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_of_a_packed_batch_is_that_of_its_conversations(model: Decoder, examples: list[Example]) -> None:
+    packed = Packed(examples, length=24, pad=0, seed=0)
+    alone = 0.0
+    for example in examples:
+        ids, mask = torch.tensor([example.ids]), torch.tensor([example.mask[1:]])
+        alone += lm_loss(model(ids[:, :-1]), ids[:, 1:], mask).item() * int(mask.sum())
+    together = summed_nats(model, packed.rows(range(len(packed)))).item()
+    assert together == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 16])
+def test_micro_batches_change_neither_loss_nor_gradient(
+    model: Decoder, examples: list[Example], micro_batch: int
+) -> None:
+    batch = Packed(examples, length=24, pad=0, seed=0).batch(0, 4)
+    parts = list(language_parts(model, batch, 4, "float32", weight=0.5))
+    expected = torch.autograd.grad(parts[0].loss, model.blocks[0].mlp.up.weight)[0]
+    sums = accumulate(language_parts(model, batch, micro_batch, "float32", weight=0.5))
+    assert sums["loss"] == pytest.approx(parts[0].loss.item(), rel=1e-5)
+    torch.testing.assert_close(model.blocks[0].mlp.up.weight.grad, expected, atol=1e-6, rtol=1e-4)

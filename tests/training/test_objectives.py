@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import doctest
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatwright.training import objectives
+from chatwright.training.objectives import linear_cross_entropy, lm_loss, ranking_loss
+
+
+def test_worked_examples_hold() -> None:
+    assert doctest.testmod(objectives, extraglobs={"torch": torch}).failed == 0
+
+
+def naive_lm_loss(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor) -> float:
+    losses = []
+    for b, t in mask_BT.nonzero().tolist():
+        scores = logits_BTV[b, t].tolist()
+        losses.append(math.log(sum(math.exp(s) for s in scores)) - scores[targets_BT[b, t]])
+    return sum(losses) / len(losses)
+
+
+def test_lm_loss_equals_a_naive_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 7, generator=generator, dtype=torch.float64)
+    targets = torch.randint(7, (3, 5), generator=generator)
+    mask = torch.rand(3, 5, generator=generator) < 0.5
+    assert lm_loss(logits, targets, mask).item() == pytest.approx(naive_lm_loss(logits, targets, mask), rel=1e-6)
+
+
+def test_what_is_masked_changes_nothing() -> None:
+    logits, targets = torch.randn(1, 4, 7), torch.randint(7, (1, 4))
+    mask = torch.tensor([[True, False, True, False]])
+    changed = torch.where(mask[..., None], logits, torch.tensor(float("nan")))
+    assert torch.equal(lm_loss(logits, targets, mask), lm_loss(changed, targets, mask))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 1024])
+def test_linear_cross_entropy_has_the_value_and_gradients_of_the_plain_loss(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objectives, "ROWS", rows)
+    hidden = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(9, (13,))
+    plain = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    expected = torch.autograd.grad(plain * 0.3, (hidden, weight))
+    ours = linear_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.autograd.grad(ours * 0.3, (hidden, weight)), expected)
+
+
+def test_linear_cross_entropy_under_autocast_stays_close_to_float32() -> None:
+    hidden, weight = torch.randn(64, 32, requires_grad=True), torch.randn(50, 32, requires_grad=True)
+    targets = torch.randint(50, (64,))
+    exact = linear_cross_entropy(hidden, weight, targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = linear_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(rough, exact, rtol=5e-3, atol=0)
+    gradients = torch.autograd.grad(rough, (hidden, weight))
+    assert [g.dtype for g in gradients] == [torch.float32] * 2
+    for ours, theirs in zip(gradients, torch.autograd.grad(exact, (hidden, weight)), strict=True):
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_a_target_of_almost_no_probability_costs_a_finite_loss() -> None:
+    hidden, weight = torch.tensor([[1000.0]], requires_grad=True), torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([1]))
+    loss.backward()
+    assert 80 < loss.item() < 100
+    assert hidden.grad.item() == pytest.approx(2.0)
+
+
+def naive_ranking_loss(prompts: list[tuple[list[float], list[int]]]) -> float:
+    total = 0.0
+    for scores, ranks in prompts:
+        losses = [
+            math.log(1 + math.exp(scores[j] - scores[i]))
+            for i in range(len(ranks))
+            for j in range(len(ranks))
+            if ranks[i] < ranks[j]
+        ]
+        total += sum(losses) / len(losses) if losses else 0.0
+    return total / len(prompts)
+
+
+def padded(prompts: list[tuple[list[float], list[int]]], most: int, filler: float) -> tuple[Tensor, Tensor, Tensor]:
+    scores = torch.full((len(prompts), most), filler, dtype=torch.float64)
+    ranks, valid = torch.zeros(len(prompts), most, dtype=torch.long), torch.zeros(len(prompts), most, dtype=torch.bool)
+    for row, (values, places) in enumerate(prompts):
+        scores[row, : len(values)] = torch.tensor(values, dtype=torch.float64)
+        ranks[row, : len(values)] = torch.tensor(places)
+        valid[row, : len(values)] = True
+    return scores, ranks, valid
+
+
+def test_ranking_loss_equals_a_naive_loop_over_pairs_for_k_from_4_to_9_with_ties() -> None:
+    generator = torch.Generator().manual_seed(0)
+    prompts = []
+    for k in range(4, 10):
+        scores = (3 * torch.randn(k, generator=generator, dtype=torch.float64)).tolist()
+        prompts.append((scores, torch.randint(3, (k,), generator=generator).tolist()))
+    prompts.append(([1.0, 2.0], [0, 0]))  # all tied: no pairs
+    expected = pytest.approx(naive_ranking_loss(prompts), rel=1e-12)
+    assert ranking_loss(*padded(prompts, 9, 0.0)).item() == expected
+    assert ranking_loss(*padded(prompts, 12, 1e6)).item() == expected  # padding is neither read nor counted
+
+
+def test_a_prompt_counts_once_however_many_answers_it_has() -> None:
+    few, many = ([0.0, 0.0], [0, 1]), ([0.0] * 9, list(range(9)))
+    assert naive_ranking_loss([few, many]) == pytest.approx(math.log(2))
+    assert ranking_loss(*padded([few, many], 9, 0.0)).item() == pytest.approx(math.log(2))
+
+
+def test_a_tied_prompt_has_no_gradient() -> None:
+    scores = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    ranking_loss(scores, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)).backward()
+    assert scores.grad.tolist() == [[0.0, 0.0]]
