@@ -1,0 +1,1 @@
+"""A finished model for people and programs: an OpenAI-compatible API, the chat page, and the chat in the terminal."""

@@ -1,0 +1,86 @@
+"""The line of requests before the one thread that generates, so that the event loop stays free for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Produce = Callable[[Callable[[], bool]], Iterator[T]]
+
+
+class LineFull(Exception):
+    """As many requests wait as may wait."""
+
+
+class Job(Generic[T]):
+    """A request in line or in work. Iterate over it for what it produces; `cancel` it when nobody wants it any more."""
+
+    def __init__(self) -> None:
+        """Made by `Line.join`."""
+        self._loop = asyncio.get_running_loop()
+        self._made: asyncio.Queue[T | BaseException | None] = asyncio.Queue()  # None: that was all
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Stop producing as soon as may be. Harmless when the job is done."""
+        self._cancelled.set()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        """What the job produces, as it comes; raises what the producer raised."""
+        while (item := await self._made.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _work(self, produce: Produce[T]) -> None:
+        """Run the producer to its end; in the worker thread."""
+        try:
+            if not self._cancelled.is_set():
+                for item in produce(self._cancelled.is_set):
+                    self._put(item)
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: T | BaseException | None) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._made.put_nowait, item)
+
+
+class Line:
+    """First come, first served, one at a time; at most `places` wait."""
+
+    def __init__(self, places: int) -> None:
+        """A line with nobody in it."""
+        self._places = places
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._inside: set[Job] = set()  # waiting or in work
+
+    @property
+    def length(self) -> int:
+        """How many requests wait or are being answered."""
+        return len(self._inside)
+
+    def join(self, produce: Produce[T]) -> Job[T]:
+        """Queue a request: `produce(cancelled)` yields its results, looking at `cancelled()` often."""
+        if self.length > self._places:
+            raise LineFull
+        job: Job[T] = Job()
+        self._inside.add(job)
+        done = asyncio.wrap_future(self._thread.submit(job._work, produce))
+        done.add_done_callback(lambda _: self._inside.discard(job))
+        return job
+
+    def cancel_all(self) -> None:
+        """Cancel every job."""
+        for job in self._inside:
+            job.cancel()
+
+    async def close(self) -> None:
+        """Cancel every job and wait until the thread has noticed, while there still is a loop to tell."""
+        self.cancel_all()
+        await asyncio.to_thread(self._thread.shutdown)

@@ -1,0 +1,80 @@
+"""The model that a path means, loaded and ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from chatwright.errors import UserError
+from chatwright.inference.engine import Completion, Engine, Sampling
+from chatwright.model.folder import load_model
+from chatwright.storage import file_digest
+from chatwright.tokenizer.bpe import Tokenizer
+
+FINISHED_STAGES = ("ppo", "sft", "pretrain")  # of a run, best first
+
+
+class Streams(Protocol):
+    """What the service needs of an engine: text as it is made; the generator returns the whole `Completion`."""
+
+    def stream(
+        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
+    ) -> Generator[str, None, Completion]:
+        """Yield the answer's text in valid UTF-8 pieces until the end of the turn, or until `stopped()`."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with all that is needed to talk to it.
+
+    context: the most tokens of a conversation and its answer together. fingerprint: changes when the weights change.
+    created: when the weights were written, in seconds since 1970.
+    """
+
+    name: str
+    engine: Streams
+    tokenizer: Tokenizer
+    context: int
+    fingerprint: str
+    created: int
+
+
+def resolve_model(path: Path) -> tuple[str, Path]:
+    """The name and the folder of the model that `path` means: a model folder, or a run folder's furthest model.
+
+    `runs/atlas` has the name `atlas` and is its `ppo` stage if that is finished, else `sft`, else `pretrain`. UserError
+    when there is no model.
+    """
+    path = Path(path)
+    name = path.resolve().name
+    if (path / "config.json").is_file():
+        return name, path
+    if not path.is_dir():
+        raise UserError(
+            f"{path} does not exist; make a model first with `chatwright run recipes/atlas.toml --out {path}`."
+        )
+    for stage in FINISHED_STAGES:
+        folder = path / stage
+        if (folder / "manifest.json").is_file() and (folder / "config.json").is_file():
+            return name, folder
+    raise UserError(
+        f"{path} holds no finished model: it is neither a model folder nor a run whose pretrain stage is done; "
+        f"finish it with `chatwright run recipes/atlas.toml --out {path}`."
+    )
+
+
+def load(path: Path) -> LoadedModel:
+    """Load the model that `path` means. UserError when there is none or it is broken."""
+    name, folder = resolve_model(path)
+    decoder, tokenizer = load_model(folder)
+    weights = folder / "model.safetensors"
+    return LoadedModel(
+        name=name,
+        engine=Engine(decoder, tokenizer),
+        tokenizer=tokenizer,
+        context=decoder.config.context,
+        fingerprint=f"fp_{file_digest(weights)}",
+        created=int(weights.stat().st_mtime),
+    )

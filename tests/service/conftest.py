@@ -1,0 +1,111 @@
+"""A scripted engine in place of a trained model, and a real server on loopback around any model."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+import uvicorn
+from openai import OpenAI
+
+from chatwright.inference.engine import Completion
+from chatwright.inference.sampling import Sampling
+from chatwright.service.app import create_app
+from chatwright.service.models import LoadedModel
+from chatwright.tokenizer.bpe import Tokenizer, train_bpe
+
+CONTEXT = 256
+TEXTS = [
+    "What is the capital of Japan? The capital of Japan is Tokyo.",
+    "你好！很高兴见到你。",
+    "user assistant system\n",
+]
+
+
+class ScriptedEngine:
+    """Says what `script` makes of the prompt's text, token by token, `delay` seconds each."""
+
+    def __init__(self, tokenizer: Tokenizer, script: Callable[[str], str], delay: float = 0.0) -> None:
+        self.tokenizer, self.script, self.delay = tokenizer, script, delay
+        self.prompts: list[str] = []
+        self.samplings: list[Sampling] = []
+        self.generated = 0
+        self.finished = threading.Event()
+
+    def stream(
+        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
+    ) -> Generator[str, None, Completion]:
+        text = self.tokenizer.decode(prompt)
+        self.prompts.append(text)
+        self.samplings.append(sampling)
+        self.finished.clear()
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        tokens: list[int] = []
+        try:
+            for token in [*self.tokenizer.encode(self.script(text)), self.tokenizer.end_of_turn][: sampling.max_tokens]:
+                if stopped():
+                    break
+                time.sleep(self.delay)
+                tokens.append(token)
+                self.generated += 1
+                if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
+                    yield piece
+        finally:
+            self.finished.set()
+        ended = tokens[-1:] == [self.tokenizer.end_of_turn]
+        return Completion(tokens, [0.0] * len(tokens), "stop" if ended else "length")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_bpe(TEXTS * 4, 320)
+
+
+@pytest.fixture
+def scripted(tokenizer: Tokenizer) -> Callable[..., LoadedModel]:
+    """Make a model that says what a script (a text, or a function of the prompt's text) says."""
+
+    def make(script: str | Callable[[str], str], *, delay: float = 0.0, name: str = "atlas") -> LoadedModel:
+        function = script if callable(script) else lambda _: script
+        engine = ScriptedEngine(tokenizer, function, delay)
+        return LoadedModel(name, engine, tokenizer, CONTEXT, "fp_test", 1_700_000_000)
+
+    return make
+
+
+@contextlib.contextmanager
+def running(*models: LoadedModel, **options: int) -> Iterator[str]:
+    """Serve `models` on a free port of loopback; gives the address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = create_app({model.name: model for model in models}, **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[..., str]]:
+    """Serve models until the test ends: `serving(model, ...)` gives the address."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *models, **options: stack.enter_context(running(*models, **options))
+
+
+@pytest.fixture
+def client_of(serving: Callable[..., str]) -> Callable[..., OpenAI]:
+    """OpenAI's own client, talking to models served on loopback."""
+    return lambda *models, **options: OpenAI(
+        base_url=f"{serving(*models, **options)}/v1", api_key="none", max_retries=0, timeout=60
+    )
