@@ -101,9 +101,10 @@ def evaluation_questions(seed: int) -> Iterator[Question]:
             request = talk.EVAL_REQUESTS[(i + j) % len(talk.EVAL_REQUESTS)].replace("{x}", topic)
             gold = Gold(kind="harmless", right=[[keyword]])
             yield Question(id=f"eval/harmless/{i:02d}/{j}", messages=_user(request), gold=gold, check="harmless")
-    for i, phrase in enumerate(talk.EVAL_SMALLTALK_ZH):
-        gold = Gold(kind="smalltalk", language="zh")
-        yield Question(id=f"eval/talk-zh/{i:02d}", messages=_user(phrase), gold=gold, check="smalltalk_zh")
+    for i, (phrases, words) in enumerate(talk.EVAL_SMALLTALK_ZH):
+        gold = Gold(kind="smalltalk", right=[list(words)] if words else [], language="zh")
+        for j, phrase in enumerate(phrases):
+            yield Question(id=f"eval/talk-zh/{i:02d}/{j}", messages=_user(phrase), gold=gold, check="smalltalk_zh")
     for i, phrase in enumerate(talk.EVAL_SMALLTALK_EN):
         yield Question(
             id=f"eval/talk-en/{i:02d}", messages=_user(phrase), gold=Gold(kind="smalltalk"), check="smalltalk_en"
