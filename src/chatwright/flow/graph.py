@@ -1,0 +1,97 @@
+"""The graph of a recipe: who reads whom, the key of every instance, and what comes before and after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chatwright.errors import UserError
+from chatwright.flow.recipe import Instance, Place, Recipe, matches, nearest, user_files
+from chatwright.storage import digest, file_digest
+
+# These look at a whole run: they read every instance before them, variants too, whatever the recipe leaves out.
+GATHERING = ("evaluate", "report")
+
+
+def inputs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """For every instance, the instances that it reads. UserError when a recipe leaves out one that is needed."""
+    return {instance.name: _inputs_of(instance, recipe) for instance in recipe.instances}
+
+
+def _inputs_of(instance: Instance, recipe: Recipe) -> tuple[str, ...]:
+    stage = instance.stage
+    if stage.name in GATHERING:
+        return recipe.names[: recipe.names.index(stage.name)]
+    for name in stage.inputs:
+        if name not in recipe.names:
+            raise UserError(f"{recipe.path}: {stage.name} reads {name}, which `stages` leaves out; add {name!r} to it.")
+    return stage.inputs
+
+
+def keys(recipe: Recipe) -> dict[str, str]:
+    """The key of every instance: a hash of its stage's version, its config, the files it names and its inputs' keys.
+
+    A user's file counts with its content and not with its path: moved data is the same data, changed data is not.
+    """
+    reads = inputs(recipe)
+    found: dict[str, str] = {}
+    for instance in recipe.instances:
+        contents = {place: path_digest(path) for place, path in user_files(instance.config).items()}
+        found[instance.name] = digest(
+            {
+                "stage": instance.stage.name,
+                "version": instance.stage.version,
+                "config": _with_contents(instance.config.model_dump(), contents),
+                "inputs": {name: found[name] for name in reads[instance.name]},
+            }
+        )
+    return found
+
+
+def _with_contents(value: object, contents: dict[Place, str], place: Place = ()) -> object:
+    """A dumped config with the hash of a file's content where its path was."""
+    if isinstance(value, Path):
+        return contents[place]
+    if isinstance(value, dict):
+        return {key: _with_contents(inner, contents, (*place, key)) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_contents(inner, contents, (*place, i)) for i, inner in enumerate(value)]
+    return value
+
+
+def path_digest(path: Path) -> str:
+    """A hash of a file's bytes, or of the names and bytes of all that lies in a folder or that a pattern matches."""
+    if path.is_file():
+        return file_digest(path)
+    root = path
+    while not root.is_dir():
+        root = root.parent
+    found = path.rglob("*") if root == path else map(Path, matches(path))
+    return digest({file.relative_to(root).as_posix(): file_digest(file) for file in found if file.is_file()})
+
+
+def named(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """What a person means by ``name``: ``ppo`` is the stage with its variants, ``ppo@seed2`` just that one."""
+    found = tuple(i.name for i in recipe.instances if name in (i.name, i.stage.name))
+    if not found:
+        raise UserError(f"{recipe.path} has no stage {name!r}{nearest(name, recipe.names)}.")
+    return found
+
+
+def needed_for(recipe: Recipe, targets: tuple[str, ...]) -> tuple[str, ...]:
+    """``targets`` and all that they are made from, in order."""
+    reads = inputs(recipe)
+    needed = set(targets)
+    for name in reversed(recipe.names):
+        if name in needed:
+            needed.update(reads[name])
+    return tuple(name for name in recipe.names if name in needed)
+
+
+def made_from(recipe: Recipe, sources: tuple[str, ...]) -> tuple[str, ...]:
+    """``sources`` and all that is made from them, in order."""
+    reads = inputs(recipe)
+    made = set(sources)
+    for name in recipe.names:
+        if made.intersection(reads[name]):
+            made.add(name)
+    return tuple(name for name in recipe.names if name in made)

@@ -1,0 +1,263 @@
+"""A recipe: one TOML file that says which stages a model takes, and how. Read, checked, and told apart by instance.
+
+name = "atlas"
+seed = 1                                       # of every stage that sets none
+questions = [["Hello!"], ["What is the capital of Chile?", "And its currency?"]]   # what `chatwright demo` asks
+stages = ["conversations", "corpus"]           # optional; all of the road when left out
+
+[pretrain]                                     # a table a stage: the fields of its config
+steps = 1200
+
+[ppo.variants.seed2]                           # the same stage once more, as the instance ppo@seed2
+seed = 2
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import glob
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chatwright.errors import UserError
+from chatwright.flow.road import ROAD
+from chatwright.stage import Stage, StageConfig
+
+Place = tuple[str | int, ...]
+
+VARIANTS = "variants"
+ModelT = TypeVar("ModelT", bound=BaseModel)
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of recipes and variants: they become folder names
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A stage with the config of one run: ``ppo``, or a variant of it such as ``ppo@seed2``."""
+
+    name: str
+    stage: Stage
+    config: StageConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that was checked whole. ``instances`` stand in the order in which they run."""
+
+    path: Path
+    name: str
+    questions: tuple[tuple[str, ...], ...]
+    instances: tuple[Instance, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the instances, in order."""
+        return tuple(instance.name for instance in self.instances)
+
+
+class Top(BaseModel):
+    """What stands above the tables of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=f"^{NAME}$")
+    seed: int | None = None
+    stages: tuple[str, ...] | None = None
+    questions: tuple[tuple[str, ...], ...] = ()
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = (), road: Mapping[str, Stage] = ROAD) -> Recipe:
+    """Read and check a recipe with ``overrides`` such as ``pretrain.steps=100`` laid over it.
+
+    Paths in a recipe are relative to the recipe; those in overrides, to the current folder. A file or folder that a
+    config names must exist. Raises UserError, one sentence that names the recipe, the table and the key.
+    """
+    raw = _parse(path)
+    overridden = {place for place, _ in (_lay_over(raw, override) for override in overrides)}
+    tables = {key: raw.pop(key) for key in list(raw) if key in road or isinstance(raw[key], dict)}
+    for name, table in tables.items():
+        if name not in road:
+            raise UserError(f"{path}: there is no table [{name}]{nearest(name, [*road, *Top.model_fields])}.")
+        if not isinstance(table, dict):
+            raise UserError(f"{path}: {name!r} is a stage, so it must be a table [{name}], not {json.dumps(table)}.")
+    top = _validate(Top, raw, str(path), "")
+    instances = []
+    for name in road:
+        if name in _chosen(top, path, road):
+            instances += _instances(road[name], tables.get(name, {}), top.seed, path, overridden)
+    return Recipe(path, top.name, top.questions, tuple(instances))
+
+
+def user_files(config: StageConfig) -> dict[Place, Path]:
+    """The user's files and folders that a config names, each with its place in the config."""
+    return dict(_paths(config.model_dump()))
+
+
+def matches(path: Path) -> list[str]:
+    """What a path of a config names: itself, or all that it matches as a pattern such as ``texts/**/*.txt``."""
+    return [str(path)] if path.exists() else sorted(glob.glob(str(path), recursive=True))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no recipe {path}.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, and a recipe is a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {str(error).rstrip('.')}.") from None
+
+
+def _lay_over(raw: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]:
+    """Set ``a.b=value`` in ``raw``; the value is TOML, or the text itself where it is not. Returns place and value."""
+    dotted, equals, text = override.partition("=")
+    place = tuple(part.strip() for part in dotted.split("."))
+    if not equals or not all(place):
+        raise UserError(f"--set takes KEY=VALUE such as pretrain.steps=100, not {override!r}.")
+    stage, at, variant = place[0].partition("@")
+    if at:
+        place = (stage, VARIANTS, variant, *place[1:])
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if set(parsed) == {"value"} else text
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = raw
+    for part in place[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {override}: {part!r} is a value, not a table.")
+    table[place[-1]] = value
+    return place, value
+
+
+def _chosen(top: Top, path: Path, road: Mapping[str, Stage]) -> Iterable[str]:
+    """The stages of this recipe."""
+    if top.stages is None:
+        return tuple(road)
+    for name in top.stages:
+        if name not in road:
+            raise UserError(f"{path}: `stages` names {name!r}, which is no stage{nearest(name, list(road))}.")
+    return top.stages
+
+
+def _instances(
+    stage: Stage, table: dict[str, Any], seed: int | None, path: Path, overridden: set[tuple[str, ...]]
+) -> list[Instance]:
+    """The stage itself and its variants, each config checked."""
+    base = {key: value for key, value in table.items() if key != VARIANTS}
+    if seed is not None:
+        base = {"seed": seed, **base}
+    variants = table.get(VARIANTS, {})
+    if not isinstance(variants, dict) or not all(isinstance(variant, dict) for variant in variants.values()):
+        raise UserError(f"{path}: variants of {stage.name} are tables such as [{stage.name}.{VARIANTS}.seed2].")
+    instances = [_instance(stage.name, stage, base, path, stage.name, (stage.name,), overridden)]
+    for name, changes in variants.items():
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"{path}: a variant of {stage.name} is called {name!r}; use letters, digits, - and _.")
+        place = (stage.name, VARIANTS, name)
+        merged = _merge(base, changes)
+        instances.append(_instance(f"{stage.name}@{name}", stage, merged, path, ".".join(place), place, overridden))
+    return instances
+
+
+def _instance(
+    name: str,
+    stage: Stage,
+    raw: dict[str, Any],
+    path: Path,
+    table: str,
+    place: tuple[str, ...],
+    overridden: set[tuple[str, ...]],
+) -> Instance:
+    """Check one config, and make its paths absolute."""
+    config = _validate(stage.config, raw, str(path), table)
+    for at, file in user_files(config).items():
+        typed_here = any((*place, *map(str, at))[: len(key)] == key for key in overridden)
+        absolute = ((Path.cwd() if typed_here else path.absolute().parent) / file.expanduser()).resolve()
+        key = ".".join(str(part) for part in at)
+        if not matches(absolute):
+            raise UserError(f"{path}: [{table}] {key} names {absolute}, which does not exist.")
+        _put(raw, at, str(absolute))
+    return Instance(name, stage, _validate(stage.config, raw, str(path), table))
+
+
+def _validate(model: type[ModelT], raw: dict[str, Any], path: str, table: str) -> ModelT:
+    """``raw`` as ``model``, strictly: "100" is no number. UserError says where, what and the nearest key."""
+    where = f"{path}: [{table}]" if table else f"{path}:"
+    try:
+        return model.model_validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+    except UserError as error:
+        raise UserError(f"{where} {error}") from None
+    place = problem["loc"]
+    key = ".".join(str(part) for part in place)
+    if problem["type"] == "extra_forbidden":
+        raise UserError(f"{where} has no key {key!r}{nearest(str(place[-1]), _keys_at(model, place[:-1]))}.") from None
+    if problem["type"] == "missing":
+        raise UserError(f"{where} lacks the key {key!r}.") from None
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").rstrip(".")
+    if not place:
+        raise UserError(f"{where} {message}.") from None
+    given = json.dumps(problem["input"], ensure_ascii=False, default=str)
+    raise UserError(f"{where} {key} = {given} is not valid: {message}.") from None
+
+
+def _keys_at(model: type[BaseModel], place: Place) -> list[str]:
+    """The keys that are valid at ``place`` inside ``model``."""
+    for part in place:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            model = next(iter(_models_in(field.annotation)), model)
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field's type names: of ``list[Source] | None``, Source."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
+
+
+def _paths(value: Any, place: Place = ()) -> Iterator[tuple[Place, Path]]:
+    """Every Path in a dumped config, with its place."""
+    if isinstance(value, Path):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, (*place, key))
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            yield from _paths(inner, (*place, i))
+
+
+def _put(raw: Any, place: Place, value: str) -> None:
+    """Set ``value`` at ``place`` in ``raw``, where a table or list stands for every part but the last."""
+    for part in place[:-1]:
+        raw = raw[part]
+    raw[place[-1]] = value
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``base``, table by table; neither is changed."""
+    merged = copy.deepcopy(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged
+
+
+def nearest(word: str, options: Sequence[str]) -> str:
+    """The end of a sentence on an unknown ``word``: the nearest option, or all of them when none is near."""
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"; the nearest is {close[0]!r}" if close else f"; there are {', '.join(options)}"

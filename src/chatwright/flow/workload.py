@@ -1,0 +1,177 @@
+"""How much work each stage of a recipe has, computed from its config before there is any data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from chatwright.atlas.stage import ConversationsConfig
+from chatwright.corpus.stage import CorpusConfig
+from chatwright.errors import UserError
+from chatwright.evaluation.report import ReportConfig
+from chatwright.evaluation.stage import EvaluateConfig
+from chatwright.flow.recipe import Instance, Recipe
+from chatwright.model.config import ModelConfig, parameter_count
+from chatwright.stage import StageConfig
+from chatwright.tokenizer.shards import ShardsConfig
+from chatwright.tokenizer.stage import TokenizerConfig
+from chatwright.training.compare import CompareConfig
+from chatwright.training.ppo.config import PpoConfig
+from chatwright.training.pretrain import PretrainConfig, model_from_table, train_flops
+from chatwright.training.reward import RewardConfig
+from chatwright.training.sft import SftConfig
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+# Of the built-in conversations with a vocabulary of 4,096; the data are not there yet when a plan is made.
+DEMONSTRATION_BYTES = 1_600_000  # demonstrations.jsonl
+BYTES_PER_TOKEN = 6.7  # of such a file, its JSON included
+QUESTIONS, KINDS = 1_500, 12  # of the evaluation
+PROMPT, ANSWER = 20, 16  # tokens of a question and of its answer
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage has to do.
+
+    tokens: that pass through a model to be learned from or judged. sampled: that a model writes, one after another.
+    products: floating-point operations in matrix products. plain: bytes or tokens handled without a model.
+    parameters: of the model that comes out.
+    """
+
+    tokens: int = 0
+    sampled: int = 0
+    products: float = 0.0
+    plain: float = 0.0
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Configs:
+    """The configs that a stage's work follows from, and the model that all of them are about."""
+
+    conversations: ConversationsConfig
+    compare: CompareConfig
+    model: ModelConfig
+
+    @property
+    def answers(self) -> int:
+        """Answers that are compared, to all prompts together."""
+        prompts = min(self.compare.prompts or self.conversations.prompt_count, self.conversations.prompt_count)
+        return prompts * (self.compare.answers_min + self.compare.answers_max) // 2
+
+    def learn(self, tokens: float) -> float:
+        """Operations of learning from ``tokens``."""
+        return train_flops(self.model, round(tokens))
+
+    def judge(self, tokens: float) -> float:
+        """Operations of one pass forward: a third of learning, whose pass backward costs two."""
+        return self.learn(tokens) / 3
+
+
+def workloads(recipe: Recipe) -> dict[str, Work]:
+    """The work of every instance whose stage is known here. UserError when the model cannot be built."""
+    by_name = {instance.name: instance.config for instance in recipe.instances}
+    pretrain = _get(by_name, "pretrain", PretrainConfig)
+    if pretrain is None:
+        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
+    tokenizer = _get(by_name, "tokenizer", TokenizerConfig) or TokenizerConfig()
+    configs = Configs(
+        conversations=_get(by_name, "conversations", ConversationsConfig) or ConversationsConfig(),
+        compare=_get(by_name, "compare", CompareConfig) or CompareConfig(),
+        model=_model(pretrain, tokenizer.vocab_size, recipe.path),
+    )
+    return {i.name: work for i in recipe.instances if (work := _work(i, configs)) is not None}
+
+
+def _model(config: PretrainConfig, vocab_size: int, recipe: Path) -> ModelConfig:
+    """The model that a recipe describes. UserError when it cannot be."""
+    try:
+        return model_from_table(config.model, vocab_size)
+    except UserError as error:
+        raise UserError(f"{recipe}: [pretrain] model: {error}") from None
+
+
+def _get(configs: Mapping[str, StageConfig], name: str, kind: type[ConfigT]) -> ConfigT | None:
+    found = configs.get(name)
+    return found if isinstance(found, kind) else None
+
+
+def _work(instance: Instance, configs: Configs) -> Work | None:
+    """The work of one instance; None for a stage that is not known here."""
+    match instance.config:
+        case PretrainConfig() as config:
+            return _pretrain(config, configs)
+        case SftConfig() as config:
+            return _sft(config, configs)
+        case CompareConfig() as config:
+            return _compare(config, configs)
+        case RewardConfig() as config:
+            return _reward(config, configs)
+        case PpoConfig() as config:
+            return _ppo(config, configs)
+        case EvaluateConfig() as config:
+            return _evaluate(config, configs)
+    return _plain_work(instance.config)
+
+
+def _plain_work(config: StageConfig) -> Work | None:
+    """The work of a stage that has to do with no model."""
+    match config:
+        case TokenizerConfig():
+            return Work(plain=config.sample_bytes)
+        case ShardsConfig():
+            return Work(plain=config.tokens)
+        case ConversationsConfig() | CorpusConfig() | ReportConfig():
+            return Work()
+    return None
+
+
+def _pretrain(config: PretrainConfig, configs: Configs) -> Work:
+    model = model_from_table(config.model, configs.model.vocab_size)  # a variant may have another one
+    tokens = config.steps * config.batch * model.context
+    measured = (config.steps // config.eval_every + 1) * config.eval_tokens
+    products = train_flops(model, tokens) + train_flops(model, measured) / 3
+    return Work(tokens=tokens, products=products, parameters=parameter_count(model))
+
+
+def _sft(config: SftConfig, configs: Configs) -> Work:
+    row = configs.model.context
+    file = config.data or configs.conversations.demonstrations
+    demonstrations = (file.stat().st_size if file else DEMONSTRATION_BYTES) / BYTES_PER_TOKEN
+    rows = config.batch - config.text_rows
+    steps = config.steps or round(config.epochs * demonstrations / row / rows) + 1
+    measured = (steps // config.eval_every + 1) * config.eval_tokens
+    tokens = steps * config.batch * row
+    return Work(tokens, 0, configs.learn(tokens) + configs.judge(measured), 0, parameter_count(configs.model))
+
+
+def _compare(config: CompareConfig, configs: Configs) -> Work:
+    sampled = configs.answers * min(ANSWER, config.max_tokens)
+    return Work(sampled=sampled, products=configs.judge(sampled + configs.answers * PROMPT))
+
+
+def _reward(config: RewardConfig, configs: Configs) -> Work:
+    tokens = round(config.epochs * configs.answers * (PROMPT + ANSWER))
+    return Work(tokens=tokens, products=configs.learn(tokens), parameters=parameter_count(configs.model))
+
+
+def _ppo(config: PpoConfig, configs: Configs) -> Work:
+    """Sampling; four passes forward (policy, reference, critic, reward); learning of policy and critic; the mix."""
+    answer = min(ANSWER, config.max_tokens)
+    judged = config.episodes * (PROMPT + answer)
+    mixed = 0
+    if config.ptx_coef:
+        mixed = config.episodes // config.minibatch * config.inner_epochs * config.ptx_windows * config.ptx_length
+    learned = 2 * config.inner_epochs * judged + mixed
+    sampled = (config.episodes + 2 * config.eval_prompts) * answer
+    products = configs.judge(4 * judged + sampled) + configs.learn(learned)
+    return Work(judged + mixed, sampled, products, 0, parameter_count(configs.model))
+
+
+def _evaluate(config: EvaluateConfig, configs: Configs) -> Work:
+    """The SFT model and the last one answer everything; the pretrained one some, to the limit of every answer."""
+    sampled = 2 * QUESTIONS * ANSWER + KINDS * config.base_questions * config.max_tokens
+    return Work(sampled=sampled, products=configs.judge(sampled))

@@ -1,0 +1,78 @@
+"""A run that is killed at random moments, again and again, ends with the same weights as one that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tests.conftest import TinyRun, chatwright, command, quiet
+
+KILLED = ("corpus", "pretrain", "sft", "reward", "ppo")
+TIMES = 2  # kills in each of them
+ARTIFACTS = (
+    "corpus/documents.parquet",
+    "tokenizer/tokenizer.json",
+    "shards/train.bin",
+    "pretrain/model.safetensors",
+    "sft/model.safetensors",
+    "compare/comparisons.jsonl",
+    "reward/model.safetensors",
+    "ppo/model.safetensors",
+)
+
+
+def kill_in(stage: str, fraction: float, run: TinyRun, out: Path) -> bool:
+    """SIGKILL a run when ``fraction`` of the stage's undisturbed time has passed in it; False when it was faster."""
+    seconds = json.loads((run.out / stage / "manifest.json").read_text())["seconds"]
+    started = time.time()
+    process = subprocess.Popen(
+        command("run", run.recipe, "--out", out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=quiet()
+    )
+    try:
+        began = None
+        while process.poll() is None:
+            if began is None and entered(out / stage, started):
+                began = time.monotonic()
+            if began is not None and time.monotonic() - began >= fraction * seconds:
+                break
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return not (out / stage / "manifest.json").exists()
+
+
+def entered(folder: Path, since: float) -> bool:
+    """Whether the stage was begun ``since`` then: after earlier kills its folder is there before."""
+    try:
+        return json.loads((folder / "in_progress.json").read_text())["attempt_began"] > since
+    except FileNotFoundError:
+        return (folder / "manifest.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny_run: TinyRun, tmp_path: Path) -> None:
+    draw = random.Random(2203)
+    out = tmp_path / "out"
+    broken = dict.fromkeys(KILLED, 0)
+    for stage in KILLED:
+        for _ in range(TIMES):
+            broken[stage] += kill_in(stage, draw.random(), tiny_run, out)
+            if (out / stage / "manifest.json").exists():
+                break
+    assert sum(broken.values()) >= len(KILLED), f"too few kills hit a stage: {broken}"
+
+    result = chatwright("run", tiny_run.recipe, "--out", out)
+    assert result.status == 0, result.errors
+    differing = [name for name in ARTIFACTS if (out / name).read_bytes() != (tiny_run.out / name).read_bytes()]
+    assert differing == []
+    attempts = {stage: json.loads((out / stage / "manifest.json").read_text())["attempts"] for stage in KILLED}
+    assert all(attempts[stage] > 1 for stage in KILLED if broken[stage]), attempts
+    left = [path for path in out.rglob("*") if path.name == "in_progress.json" or path.name.endswith(".partial")]
+    assert left == []
+    assert not list(out.glob("*/checkpoint"))
