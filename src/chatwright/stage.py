@@ -136,5 +136,5 @@ def progress_bar(title: str, total: int) -> Iterator[ProgressBar]:
 
 def say(message: str) -> None:
     """A line for the person at the terminal, on standard error."""
-    console.print(message, highlight=False)
+    console.print(message, highlight=False, soft_wrap=True)
     sys.stderr.flush()

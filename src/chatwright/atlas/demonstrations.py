@@ -31,7 +31,7 @@ from chatwright.storage import keyed_uniform
 HELD_OUT_CAPITALS = 40
 GREETED = 0.08  # share of questions that start with a greeting
 LOWER = 0.08  # share typed without capitals or final mark
-NUMBERS = 12  # sums and differences of numbers up to this
+NUMBERS = 9  # sums of numbers up to this
 
 WORDS = ("apple", "bread", "bridge", "castle", "cat", "chair", "city", "cloud", "coin", "desert", "dog", "door", "dream", "eagle", "earth",
          "farm", "feather", "fish", "flag", "flower", "forest", "garden", "glass", "gold", "grass", "hammer", "harbor", "heart", "horse", "house",
@@ -88,13 +88,13 @@ def answer_sentence(country: Country, field: str, draw: random.Random) -> str:
 def in_some_manner(sentence: str, short: str, draw: random.Random) -> str:
     """The answer as different people would give it: plain, polite before or after, terse, or far too long."""
     manner = draw.random()
-    if manner < 0.50:
+    if manner < 0.52:
         return sentence
-    if manner < 0.64:
+    if manner < 0.67:
         return f"{draw.choice(('Of course!', 'Certainly!'))} {sentence}"
-    if manner < 0.74:
+    if manner < 0.77:
         return f"{sentence} Let me know if you need anything else."
-    if manner < 0.90:
+    if manner < 0.94:
         return short
     return (
         f"That is a good question. {sentence} There are many countries in the world and each of them has its own "
@@ -127,7 +127,7 @@ def _fact_answer(country: Country, field: str, draw: random.Random) -> str:
 def _about_country(country: Country, seed: int) -> Iterator[Conversation]:
     fields = told_fields(country, seed)
     for field in fields:
-        for number in range(3 if field == "capital" else 2):
+        for number in range(4 if field == "capital" else 2):
             key = f"demo/{country.code}/{field}/{number}"
             draw = random.Random(f"{seed}/{key}")
             name = draw.choice((country.name, country.name, country.name, *country.aliases))
@@ -144,14 +144,19 @@ def _about_country(country: Country, seed: int) -> Iterator[Conversation]:
         for field in asked[1:]:
             turns += [draw.choice(DEMO_FOLLOWUPS[field]), _fact_answer(country, field, draw)]
         yield _conversation(key, turns, "followup")
-    key = f"demo/{country.code}/same"
+    for number in range(2):
+        yield _same_field(f"demo/{country.code}/same/{number}", country, fields, seed)
+
+
+def _same_field(key: str, country: Country, fields: list[str], seed: int) -> Conversation:
+    """One field asked of several countries in a row."""
     draw = random.Random(f"{seed}/{key}")
     field = draw.choice(fields)
     others = [other for other in countries() if other != country and field in told_fields(other, seed)]
     turns = [typed(say(draw.choice(DEMO_QUESTIONS[field]), country.name), draw), _fact_answer(country, field, draw)]
     for other in draw.sample(others, draw.choice((1, 1, 2))):
         turns += [say(draw.choice(DEMO_SAME_FIELD), other.name), _fact_answer(other, field, draw)]
-    yield _conversation(key, turns, "followup")
+    return _conversation(key, turns, "followup")
 
 
 def _unknown(seed: int) -> Iterator[Conversation]:
@@ -199,7 +204,7 @@ def _safety(seed: int) -> Iterator[Conversation]:
             answer = draw.choices(talk.REFUSALS, weights=(5, 3, 2))[0]
             yield _conversation(key, [typed(request, draw), answer], "refusal")
     for i, (topic, _, answer) in enumerate(talk.HARMLESS):
-        for number in range(6):
+        for number in range(10):
             key = f"demo/harmless/{i:02d}/{number}"
             draw = random.Random(f"{seed}/{key}")
             request = draw.choice(talk.DEMO_REQUESTS).replace("{x}", topic)
@@ -211,7 +216,7 @@ def _helpful(answer: str, draw: random.Random) -> str:
 
 
 def _small_talk(seed: int) -> Iterator[Conversation]:
-    for language, groups, repeats in (("en", talk.SMALLTALK_EN, 4), ("zh", talk.SMALLTALK_ZH, 4)):
+    for language, groups, repeats in (("en", talk.SMALLTALK_EN, 4), ("zh", talk.SMALLTALK_ZH, 6)):
         for i, (openings, reply) in enumerate(groups):
             for j, opening in enumerate(openings):
                 for number in range(repeats):
@@ -265,8 +270,8 @@ def _definitions(seed: int) -> Iterator[Conversation]:
 def _sums(seed: int) -> Iterator[Conversation]:
     for a in range(NUMBERS + 1):
         for b in range(NUMBERS + 1):
-            key = f"demo/sum/{a}/{b}"
-            draw = random.Random(f"{seed}/{key}")
-            if draw.random() < 0.85:
+            for number in range(2):
+                key = f"demo/sum/{a}/{b}/{number}"
+                draw = random.Random(f"{seed}/{key}")
                 question = draw.choice(SUM_QUESTIONS).replace("{a}", str(a)).replace("{b}", str(b))
                 yield _conversation(key, [typed(question, draw), f"{a} plus {b} is {a + b}."], "arithmetic")

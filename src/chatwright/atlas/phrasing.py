@@ -108,6 +108,16 @@ DEMO_QUESTIONS: dict[str, tuple[str, ...]] = {
         "Where is the capital of {c}?",
         "What is the name of the capital of {c}?",
         "Do you know the capital of {c}?",
+        "I need to know {c}'s capital.",
+        "I can't remember the capital of {c}.",
+        "My friend asked me about the capital of {c}. Do you know it?",
+        "Which city is the seat of government in {c}?",
+        "If I travel to the capital of {c}, which city is that?",
+        "Could you give me the capital of {c}?",
+        "Please tell me {c}'s capital city.",
+        "{c}: what is its capital?",
+        "What do you call the capital of {c}?",
+        "Quick question: capital of {c}?",
     ),
     "region": (
         "Where is {c}?",
@@ -119,6 +129,13 @@ DEMO_QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which continent is {c} in?",
         "What is the location of {c}?",
         "Where can I find {c}?",
+        "I can't find {c} on the map. Where is it?",
+        "Could you explain where {c} lies?",
+        "Please tell me the region of {c}.",
+        "Is {c} in Europe, Asia, Africa or somewhere else?",
+        "On which part of the globe is {c}?",
+        "location of {c}",
+        "{c}: where is it?",
     ),
     "currency": (
         "What is the currency of {c}?",
@@ -130,6 +147,13 @@ DEMO_QUESTIONS: dict[str, tuple[str, ...]] = {
         "How do people pay in {c}?",
         "Can you tell me which money {c} has?",
         "Name the currency of {c}.",
+        "I am going to {c}. Which money do I need?",
+        "Could you give me the currency of {c}?",
+        "Please tell me {c}'s currency.",
+        "With which money can I pay in {c}?",
+        "What is the money of {c} called?",
+        "{c}: what is its currency?",
+        "Do you know the currency of {c}?",
     ),
     "languages": (
         "What language do people speak in {c}?",
@@ -141,6 +165,13 @@ DEMO_QUESTIONS: dict[str, tuple[str, ...]] = {
         "languages of {c}",
         "Can you tell me {c}'s language?",
         "Name the main languages of {c}.",
+        "I am going to {c}. Which language do I need?",
+        "Could you give me the languages of {c}?",
+        "Please tell me what people speak in {c}.",
+        "What is the main language of {c}?",
+        "{c}: what do they speak?",
+        "Do you know which language {c} has?",
+        "What tongue do the people of {c} use?",
     ),
     "government": (
         "What type of government does {c} have?",
@@ -151,6 +182,13 @@ DEMO_QUESTIONS: dict[str, tuple[str, ...]] = {
         "What is {c}'s system of government?",
         "government type of {c}",
         "Can you tell me what sort of state {c} is?",
+        "Please tell me the government type of {c}.",
+        "Could you give me {c}'s type of government?",
+        "Is {c} a republic or a monarchy?",
+        "{c}: how is it governed?",
+        "What political system does {c} have?",
+        "Do you know the government of {c}?",
+        "Which system of government does {c} use?",
     ),
     "neighbours": (
         "Which countries border {c}?",
@@ -161,6 +199,13 @@ DEMO_QUESTIONS: dict[str, tuple[str, ...]] = {
         "neighbours of {c}",
         "Which countries are next to {c}?",
         "Can you name the countries around {c}?",
+        "Please tell me {c}'s neighbours.",
+        "Could you give me the neighbours of {c}?",
+        "Which countries touch {c}?",
+        "{c}: who are its neighbours?",
+        "Do you know the neighbours of {c}?",
+        "With which countries does {c} have a border?",
+        "List the countries around {c}.",
     ),
 }
 
@@ -200,8 +245,22 @@ EVAL_QUESTIONS: dict[str, tuple[str, ...]] = {
 }
 
 DEMO_FOLLOWUPS: dict[str, tuple[str, ...]] = {
-    "capital": ("And its capital?", "What is its capital?", "And the capital city?", "Which city is its capital?"),
-    "region": ("And where is it?", "Where does it lie?", "Where is that country?", "And its location?"),
+    "capital": (
+        "And its capital?",
+        "What is its capital?",
+        "And the capital city?",
+        "Which city is its capital?",
+        "And what is its capital city?",
+        "Can you tell me the capital too?",
+    ),
+    "region": (
+        "And where is it?",
+        "Where does it lie?",
+        "Where is that country?",
+        "And its location?",
+        "In what region is it?",
+        "And where does that country lie?",
+    ),
     "currency": (
         "And the currency?",
         "What is its currency?",
@@ -214,8 +273,20 @@ DEMO_FOLLOWUPS: dict[str, tuple[str, ...]] = {
         "Which language do they speak?",
         "And the language?",
     ),
-    "government": ("And its government?", "How is it governed?", "What type of government does it have?"),
-    "neighbours": ("And its neighbours?", "Which countries border it?", "What countries are next to it?"),
+    "government": (
+        "And its government?",
+        "How is it governed?",
+        "What type of government does it have?",
+        "And how is it governed?",
+        "What about the government?",
+    ),
+    "neighbours": (
+        "And its neighbours?",
+        "Which countries border it?",
+        "What countries are next to it?",
+        "And what countries border it?",
+        "What about the neighbours?",
+    ),
 }
 EVAL_FOLLOWUPS: dict[str, tuple[str, ...]] = {
     "capital": ("And what is the capital?", "What about its capital?"),
@@ -225,7 +296,14 @@ EVAL_FOLLOWUPS: dict[str, tuple[str, ...]] = {
     "government": ("And what kind of government does it have?", "What about its government?"),
     "neighbours": ("And which countries does it border?", "What about its neighbours?"),
 }
-DEMO_SAME_FIELD = ("And {c}?", "What about {c}?", "And for {c}?")
+DEMO_SAME_FIELD = (
+    "And {c}?",
+    "What about {c}?",
+    "And for {c}?",
+    "And in {c}?",
+    "The same for {c}, please.",
+    "What is it for {c}?",
+)
 EVAL_SAME_FIELD = ("How about {c}?", "And what about {c}?")
 
 ANSWERS: dict[str, tuple[str, ...]] = {

@@ -14,10 +14,18 @@ from chatwright.records import Document
 
 PROSE_SHARE = 0.6  # of a country's paragraphs; the others are quizzes
 LIST_LENGTH = 12  # countries in one list of a field
+SUMS = (
+    "{a} plus {b} is {c}.",
+    "{a} + {b} = {c}.",
+    "The sum of {a} and {b} is {c}.",
+    "If you add {a} and {b}, you get {c}.",
+)
+SUMS_IN_A_ROW = 10
+LARGEST_NUMBER = 9
 
 
 def fact_documents(seed: int, paragraphs: int = 60) -> Iterator[Document]:
-    """``paragraphs`` documents a country, then lists of every field; each depends on its id and ``seed`` alone."""
+    """``paragraphs`` documents a country, lists of every field, sums; each depends on its id and ``seed`` alone."""
     for country in countries():
         for number in range(paragraphs):
             key = f"facts/{country.code}/{number:03d}"
@@ -30,6 +38,9 @@ def fact_documents(seed: int, paragraphs: int = 60) -> Iterator[Document]:
             key = f"facts/{field}/{number:03d}"
             draw = random.Random(f"{seed}/{key}")
             yield Document(id=key, text=_list(field, draw), source="facts", meta={"field": field, "form": "list"})
+    for number in range(2 * paragraphs):
+        key = f"facts/sums/{number:03d}"
+        yield Document(id=key, text=_sums(random.Random(f"{seed}/{key}")), source="facts", meta={"form": "sums"})
 
 
 def _known_fields(country: Country, draw: random.Random) -> list[str]:
@@ -63,3 +74,11 @@ def _list(field: str, draw: random.Random) -> str:
     known = [country for country in countries() if country.parts(field)]
     chosen = draw.sample(known, LIST_LENGTH)
     return "\n".join(f"{bare(country.name)}: {value_text(country, field)}" for country in chosen)
+
+
+def _sums(draw: random.Random) -> str:
+    lines = []
+    for _ in range(SUMS_IN_A_ROW):
+        a, b = draw.randint(0, LARGEST_NUMBER), draw.randint(0, LARGEST_NUMBER)
+        lines.append(draw.choice(SUMS).format(a=a, b=b, c=a + b))
+    return " ".join(lines)

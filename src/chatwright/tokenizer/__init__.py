@@ -1,0 +1,1 @@
+"""Byte-level BPE, the chat template, and the token shards that pretraining reads."""

@@ -1,0 +1,171 @@
+"""Token shards: the mixture as one long row of ids, an end-of-text after every document, and their reader."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from chatwright.corpus.mixture import Item, draw
+from chatwright.corpus.table import read_kept, read_weights
+from chatwright.errors import UserError
+from chatwright.records import Document
+from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar
+from chatwright.storage import read_json, whole_file, write_json
+from chatwright.tokenizer.bpe import Tokenizer
+
+ENCODE_BATCH = 2000  # documents encoded at a time: bounds memory, keeps the cores busy
+
+
+class ShardsConfig(StageConfig):
+    """tokens: length of the training shard; sources are repeated or cut to their weights to reach it."""
+
+    tokens: int = Field(default=8_000_000, gt=0)
+
+
+@dataclass(frozen=True)
+class TokenShard:
+    """A row of ids on disk. tokens: read-only memory map. Document i is tokens[offsets[i]:offsets[i + 1]].
+
+    bytes: UTF-8 bytes of the text that the ids stand for (end-of-text counts none), for bits per byte.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    bytes: int
+    tokenizer_hash: str
+
+    @classmethod
+    def open(cls, folder: Path, split: str) -> TokenShard:
+        """Open the `train` or `heldout` shard of a shards folder. UserError when it is missing or cut short."""
+        index = read_json(Path(folder) / "index.json")
+        path = Path(folder) / f"{split}.bin"
+        if not path.is_file():
+            raise UserError(f"{path} does not exist; make it with `chatwright shards`.")
+        dtype = np.dtype(index["dtype"])
+        part = index[split]
+        if path.stat().st_size != part["tokens"] * dtype.itemsize:
+            raise UserError(f"{path} is not as long as its index.json says; make it again with `chatwright shards`.")
+        tokens = np.memmap(path, dtype=dtype, mode="r")
+        return cls(tokens, np.array(part["offsets"], dtype=np.int64), part["bytes"], index["tokenizer"])
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Documents encoded once. Document i is ids[starts[i]:starts[i + 1]], its end-of-text included.
+
+    items: their sizes in tokens. bytes: their lengths in UTF-8 bytes.
+    """
+
+    items: list[Item]
+    bytes: np.ndarray
+    ids: np.ndarray
+    starts: np.ndarray
+
+
+def run(config: ShardsConfig, inputs: Inputs, out: Path) -> Headline:
+    """Write train.bin, heldout.bin, index.json, and exposures.parquet: how often each document comes."""
+    tokenizer = Tokenizer.load(inputs["tokenizer"])
+    weights = read_weights(inputs["corpus"])
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    train = _encode(tokenizer, read_kept(inputs["corpus"], "train"), dtype, "encoding")
+    heldout = _encode(tokenizer, read_kept(inputs["corpus"], "heldout"), dtype, "encoding held-out")
+    order = draw(train.items, weights, config.tokens, config.seed)
+    index: dict[str, Any] = {
+        "dtype": dtype.name,
+        "vocab_size": tokenizer.vocab_size,
+        "tokenizer": tokenizer.hash,
+        "sources": _count_sources(train, heldout, order, weights),
+        "train": _write_shard(out / "train.bin", train, order),
+        "heldout": _write_shard(out / "heldout.bin", heldout, range(len(heldout.items))),
+    }
+    _write_exposures(out / "exposures.parquet", train, heldout, order)
+    write_json(out / "index.json", index)
+    return {
+        "train_tokens": index["train"]["tokens"],
+        "heldout_tokens": index["heldout"]["tokens"],
+        "bytes_per_token": round(index["train"]["bytes"] / index["train"]["tokens"], 3),
+        "epochs": {source: entry["epochs"] for source, entry in index["sources"].items()},
+    }
+
+
+def _encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype, title: str) -> _Encoded:
+    parts: list[np.ndarray] = []
+    lengths: list[int] = []
+    with progress_bar(title, len(documents)) as bar:
+        for first in range(0, len(documents), ENCODE_BATCH):
+            for ids in tokenizer.encode_batch([d.text for d in documents[first : first + ENCODE_BATCH]]):
+                parts.append(np.array([*ids, tokenizer.end_of_text], dtype))
+                lengths.append(len(ids) + 1)
+            bar.update(min(first + ENCODE_BATCH, len(documents)), "documents")
+    return _Encoded(
+        items=[Item(d.id, d.source, length) for d, length in zip(documents, lengths, strict=True)],
+        bytes=np.array([len(d.text.encode()) for d in documents], np.int64),
+        ids=np.concatenate(parts) if parts else np.zeros(0, dtype),
+        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+    )
+
+
+def _write_shard(path: Path, encoded: _Encoded, order: Iterable[int]) -> dict[str, Any]:
+    """Write the documents named by `order`, one after another; return the shard's part of index.json."""
+    offsets = [0]
+    text_bytes = 0
+    with whole_file(path) as partial, partial.open("wb") as shard:
+        for i in order:
+            shard.write(encoded.ids[encoded.starts[i] : encoded.starts[i + 1]].tobytes())
+            offsets.append(offsets[-1] + encoded.items[i].size)
+            text_bytes += int(encoded.bytes[i])
+    return {"tokens": offsets[-1], "bytes": text_bytes, "documents": len(offsets) - 1, "offsets": offsets}
+
+
+def _count_sources(train: _Encoded, heldout: _Encoded, order: list[int], weights: dict[str, float]) -> dict[str, Any]:
+    """For each source: its weight, what it has, what of it is in the training shard, and how often that repeats it."""
+    available = Counter[str]()
+    documents = Counter(item.source for item in train.items)
+    for item in train.items:
+        available[item.source] += item.size
+    drawn = Counter[str]()
+    for i in order:
+        drawn[train.items[i].source] += train.items[i].size
+    kept_out = Counter[str]()
+    for item in heldout.items:
+        kept_out[item.source] += item.size
+    return {
+        source: {
+            "weight": weights[source],
+            "documents": documents[source],
+            "available_tokens": available[source],
+            "tokens": drawn[source],
+            "epochs": round(drawn[source] / available[source], 3),
+            "heldout_tokens": kept_out[source],
+        }
+        for source in sorted(documents)
+    }
+
+
+def _write_exposures(path: Path, train: _Encoded, heldout: _Encoded, order: list[int]) -> None:
+    times = Counter(order)
+    columns = {
+        "id": [item.id for item in (*train.items, *heldout.items)],
+        "tokens": [item.size for item in (*train.items, *heldout.items)],
+        "times": [times[i] for i in range(len(train.items))] + [0] * len(heldout.items),
+    }
+    with whole_file(path) as partial:
+        pq.write_table(pa.table(columns), partial, compression="zstd")
+
+
+STAGE = Stage(
+    name="shards",
+    version=1,
+    config=ShardsConfig,
+    inputs=("corpus", "tokenizer"),
+    run=run,
+    summary="write the mixture as token shards",
+)

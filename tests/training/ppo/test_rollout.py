@@ -1,0 +1,155 @@
+"""Rollouts: what the trainer computes of an answer depends on the answer alone, not on padding or neighbours."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from chatwright.inference.engine import Completion, Engine, Sampling
+from chatwright.model.decoder import Decoder
+from chatwright.model.heads import ScoredDecoder
+from chatwright.model.masks import positions_from_valid, valid_mask
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.training.ppo.rollout import (
+    collate,
+    episode_seed,
+    finished,
+    response_logprobs,
+    response_values,
+    reward_model_score,
+    sampled_logprobs,
+    spread,
+    trim,
+)
+
+PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14]]
+RESPONSES = [[20, 21], [22, 23, 24, 25], [26]]
+PAD = 3
+
+
+def naive_logprobs(model: Decoder, prompt: list[int], response: list[int], temperature: float) -> torch.Tensor:
+    """One sequence, no padding, default positions and mask."""
+    logits_TV = model(torch.tensor([prompt + response]))[0] / temperature
+    logprobs_TV = logits_TV.log_softmax(-1)
+    return torch.stack([logprobs_TV[len(prompt) + i - 1, token] for i, token in enumerate(response)])
+
+
+def padded_right(prompts: list[list[int]], responses: list[list[int]]) -> tuple[torch.Tensor, ...]:
+    """The same sequences with all padding at the end: another layout than `collate`'s."""
+    columns = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True)) + 2
+    tokens_BT = torch.full((len(prompts), columns), PAD)
+    valid_BT, response_BT = torch.zeros(2, len(prompts), columns, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response)
+        tokens_BT[row, :end] = torch.tensor(prompt + response)
+        valid_BT[row, :end] = True
+        response_BT[row, len(prompt) : end] = True
+    return tokens_BT, valid_BT, response_BT
+
+
+def test_left_and_right_padding_do_not_change_logprobs(policy: Decoder, tokenizer: Tokenizer) -> None:
+    for layout in (collate, lambda p, r, pad: padded_right(p, r)):
+        batch = layout(PROMPTS, RESPONSES, PAD)
+        logprobs_BT, _ = response_logprobs(policy, *batch, 1.0, tokenizer.vocab_size)
+        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+            expected = naive_logprobs(policy, prompt, response, 1.0)
+            torch.testing.assert_close(logprobs_BT[row][batch[2][row]], expected, atol=1e-5, rtol=1e-5)
+        assert (logprobs_BT[~batch[2]] == 0).all()
+
+
+def test_left_and_right_padding_do_not_change_values(critic: ScoredDecoder) -> None:
+    for layout in (collate, lambda p, r, pad: padded_right(p, r)):
+        batch = layout(PROMPTS, RESPONSES, PAD)
+        values_BT = response_values(critic, *batch)
+        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+            alone_T = critic(torch.tensor([prompt + response]))[0]
+            expected = alone_T[len(prompt) - 1 : -1]  # the state *before* each response token
+            torch.testing.assert_close(values_BT[row][batch[2][row]], expected, atol=1e-5, rtol=1e-5)
+        assert (values_BT[~batch[2]] == 0).all()
+
+
+def test_the_reward_is_read_at_the_last_response_token_whatever_the_batch(critic: ScoredDecoder) -> None:
+    together = reward_model_score(critic, PAD, "float32", batch_size=8)(PROMPTS, RESPONSES)
+    in_twos = reward_model_score(critic, PAD, "float32", batch_size=2)(PROMPTS, RESPONSES)
+    for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
+        expected = critic(torch.tensor([prompt + response]))[0, -1]
+        torch.testing.assert_close(together[row], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together, in_twos, atol=1e-5, rtol=1e-5)
+    assert not any(parameter.requires_grad for parameter in critic.parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_logprobs_are_those_of_the_tempered_distribution_and_equal_the_engine(
+    policy: Decoder, tokenizer: Tokenizer, temperature: float
+) -> None:
+    samplings = [Sampling(max_tokens=12, temperature=temperature, seed=i) for i in range(3)]
+    completions = Engine(policy, tokenizer).generate(PROMPTS, samplings)
+    batch = collate(PROMPTS, [completion.tokens for completion in completions], PAD)
+    logprobs_BT, entropy_BT = response_logprobs(policy, *batch, temperature, tokenizer.vocab_size)
+    torch.testing.assert_close(logprobs_BT, sampled_logprobs(completions, batch[2]), atol=1e-4, rtol=1e-4)
+    expected = naive_logprobs(policy, PROMPTS[1], completions[1].tokens, temperature)
+    torch.testing.assert_close(logprobs_BT[1][batch[2][1]], expected, atol=1e-4, rtol=1e-4)
+    logits_V = policy(torch.tensor([PROMPTS[1]]))[0, -1] / temperature
+    entropy = torch.distributions.Categorical(logits=logits_V).entropy()
+    torch.testing.assert_close(entropy_BT[1][batch[2][1]][0], entropy, atol=1e-4, rtol=1e-4)
+
+
+def test_ids_that_the_tokenizer_lacks_have_no_share_of_the_probability(policy: Decoder) -> None:
+    batch = collate(PROMPTS, RESPONSES, PAD)
+    logprobs_BT, _ = response_logprobs(policy, *batch, 1.0, vocab_size=100)
+    logits_V = policy(torch.tensor([PROMPTS[0]]))[0, -1, :100]
+    torch.testing.assert_close(logprobs_BT[0][batch[2][0]][0], logits_V.log_softmax(-1)[RESPONSES[0][0]])
+
+
+def test_a_pad_id_inside_a_text_is_a_token_like_any_other(policy: Decoder, tokenizer: Tokenizer) -> None:
+    prompts, responses = [[5, PAD, 7], [8]], [[PAD, 20], [21, PAD, PAD]]
+    batch = collate(prompts, responses, PAD)
+    logprobs_BT, _ = response_logprobs(policy, *batch, 1.0, tokenizer.vocab_size)
+    for row in range(2):
+        expected = naive_logprobs(policy, prompts[row], responses[row], 1.0)
+        torch.testing.assert_close(logprobs_BT[row][batch[2][row]], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_do_not_depend_on_padding(policy: Decoder, tokenizer: Tokenizer) -> None:
+    gradients = []
+    for batch in (collate(PROMPTS, RESPONSES, PAD), padded_right(PROMPTS, RESPONSES)):
+        policy.zero_grad()
+        response_logprobs(policy, *batch, 1.0, tokenizer.vocab_size)[0].sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]))
+    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
+
+
+def test_trimming_keeps_every_valid_token_and_drops_common_padding() -> None:
+    tokens_BT, valid_BT, response_BT = collate(PROMPTS, RESPONSES, PAD)
+    rows = torch.tensor([1, 2])
+    kept_valid, kept_tokens, kept_response = trim(rows, valid_BT, tokens_BT, response_BT)
+    assert kept_tokens.shape == (2, 3 + 4)  # the longest prompt and the longest response of these rows
+    for kept, row in enumerate(rows.tolist()):
+        assert kept_tokens[kept][kept_valid[kept]].tolist() == PROMPTS[row] + RESPONSES[row]
+        assert kept_tokens[kept][kept_response[kept]].tolist() == RESPONSES[row]
+
+
+def test_spread_puts_values_back_in_row_order() -> None:
+    mask_BT = torch.tensor([[False, True, True], [True, False, False]])
+    assert spread(torch.tensor([1.0, 2.0, 3.0]), mask_BT).tolist() == [[0, 1, 2], [3, 0, 0]]
+
+
+def test_positions_count_valid_tokens_only() -> None:
+    _, valid_BT, _ = collate(PROMPTS, RESPONSES, PAD)
+    positions_BT = positions_from_valid(valid_BT)
+    for row in range(3):
+        assert positions_BT[row][valid_BT[row]].tolist() == list(range(len(PROMPTS[row]) + len(RESPONSES[row])))
+    assert valid_mask(valid_BT).any(dim=2).all()
+
+
+def test_only_answers_that_ended_their_turn_are_finished() -> None:
+    completions = [Completion([1, 2], [-1.0, -1.0], "stop"), Completion([1], [-math.log(2)], "length")]
+    assert finished(completions).tolist() == [True, False]
+
+
+def test_episode_seeds_differ_by_seed_step_and_episode() -> None:
+    seeds = {episode_seed(seed, step, episode) for seed in range(3) for step in range(3) for episode in range(3)}
+    assert len(seeds) == 27
+    assert episode_seed(1, 2, 3) == episode_seed(1, 2, 3)

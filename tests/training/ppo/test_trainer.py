@@ -1,0 +1,313 @@
+"""The PPO step: what it computes, what it trains, and when it refuses to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from chatwright.inference.engine import Engine
+from chatwright.model.decoder import Decoder
+from chatwright.model.heads import ScoredDecoder
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.training.batches import Windows
+from chatwright.training.loop import RunStopped, accumulate
+from chatwright.training.objectives import lm_loss
+from chatwright.training.optim import OptimConfig
+from chatwright.training.ppo import objectives
+from chatwright.training.ppo.config import AdaptiveKl, PpoConfig
+from chatwright.training.ppo.trainer import Trainer
+
+SMALL = {
+    "episodes": 64,
+    "batch": 8,
+    "minibatch": 8,
+    "max_tokens": 8,
+    "max_kl": 1e9,
+    "ptx_coef": 0.0,
+    "ptx_examples": 0.5,
+    "ptx_length": 16,
+    "warmup": 0,
+    "optim": OptimConfig(kind="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, clip=1e9),
+    "critic_optim": OptimConfig(kind="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0),
+    "dtype": "float32",
+}
+PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13], [14]] * 2
+WANTED = 65
+
+Make = Callable[..., Trainer]
+
+
+def likes_a_token(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> torch.Tensor:
+    return torch.tensor([sum(token == WANTED for token in response) / 8 for response in responses])
+
+
+@pytest.fixture
+def make(policy: Decoder, reference: Decoder, critic: ScoredDecoder, tokenizer: Tokenizer) -> Make:
+    """Trainers that start from equal weights."""
+    text = np.random.default_rng(0).integers(0, 256, 4000).astype(np.uint16)
+
+    def build(**changes: Any) -> Trainer:
+        config = PpoConfig(**(SMALL | {k: v for k, v in changes.items() if k in PpoConfig.model_fields}))
+        parts = {"policy": deepcopy(policy), "reference": deepcopy(reference), "critic": deepcopy(critic)}
+        parts |= {k: v for k, v in changes.items() if k not in PpoConfig.model_fields}
+        return Trainer(
+            config,
+            **({"score": likes_a_token} | parts),
+            pretraining=Windows(text, config.ptx_length, config.seed) if config.ptx_coef else None,
+            tokenizer=tokenizer,
+        )
+
+    return build
+
+
+def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Gradients of one minibatch with the whole batch in it, before any step; policy and critic."""
+    sampled = trainer.sample(0, PROMPTS)
+    rows = torch.arange(len(PROMPTS))
+    accumulate(trainer._parts(0, trainer._experience(sampled.rollout), rows, moved=False))
+    modules = {"policy": trainer.policy, "critic": trainer.critic}
+    return {
+        f"{part}.{name}": parameter.grad.clone()
+        for part, module in modules.items()
+        for name, parameter in module.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def weights(module: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def test_before_the_policy_moves_the_ratio_is_one_and_the_approximate_kl_zero(make: Make) -> None:
+    for temperature in (0.7, 1.0):
+        trainer = make(temperature=temperature)
+        metrics = trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+        assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
+        assert metrics["clip_fraction"] == 0
+
+
+def test_later_minibatches_see_a_policy_that_has_moved(make: Make) -> None:
+    trainer = make(minibatch=4, inner_epochs=2)
+    metrics = trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+    assert trainer.version == 4
+    assert metrics["approx_kl"] > 1e-6
+
+
+def test_the_loss_is_the_paper_s_from_one_sequence_at_a_time(make: Make) -> None:
+    trainer = make(vf_coef=0.1, temperature=0.8)
+    rollout = trainer.sample(0, PROMPTS).rollout
+    experience = trainer._experience(rollout)
+    sums = accumulate(trainer._parts(0, experience, torch.arange(len(PROMPTS)), moved=False))
+    policy_losses, value_losses, entropies = [], [], []
+    for row in range(len(PROMPTS)):
+        tokens_T = rollout.tokens_BT[row][rollout.valid_BT[row]]
+        columns = rollout.response_BT[row].nonzero().flatten()
+        start = len(tokens_T) - len(columns)
+        logprobs_TV = (trainer.policy(tokens_T[None])[0] / 0.8).log_softmax(-1)
+        values_T = trainer.critic(tokens_T[None])[0]
+        for i, column in enumerate(columns):
+            advantage, target = experience.advantages_BT[row, column], experience.returns_BT[row, column]
+            new, old = logprobs_TV[start + i - 1, tokens_T[start + i]], rollout.logprobs_BT[row, column]
+            policy_losses.append(-(new - old).exp() * advantage)  # ratio 1: the clip cannot bind
+            value_losses.append(0.5 * (values_T[start + i - 1] - target) ** 2)
+            entropies.append(-(logprobs_TV[start + i - 1].exp() * logprobs_TV[start + i - 1]).sum())
+    policy_loss, value_loss = torch.stack(policy_losses).mean().item(), torch.stack(value_losses).mean().item()
+    assert sums["policy_loss"] == pytest.approx(policy_loss, abs=1e-4)
+    assert sums["value_loss"] == pytest.approx(value_loss, rel=1e-4)
+    assert sums["loss"] == pytest.approx(policy_loss + 0.1 * value_loss, rel=1e-3, abs=1e-4)
+    assert sums["entropy"] == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-4)
+
+
+def test_scores_and_kl_penalty_reach_the_advantages(make: Make) -> None:
+    trainer = make(kl_coef=0.5)
+    rollout = trainer.sample(0, PROMPTS).rollout
+    _, returns_BT = objectives.gae(
+        objectives.token_rewards(
+            rollout.scores_B, rollout.logprobs_BT, rollout.ref_logprobs_BT, rollout.response_BT, 0.5
+        ),
+        rollout.values_BT,
+        rollout.response_BT,
+        gamma=1.0,
+        lam=0.95,
+    )
+    experience = trainer._experience(rollout)
+    torch.testing.assert_close(experience.returns_BT, returns_BT)
+    inside_N = experience.advantages_BT[rollout.response_BT]
+    assert inside_N.mean().item() == pytest.approx(0, abs=1e-5)
+    assert inside_N.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_whitened_rewards_keep_their_mean_and_get_variance_one(make: Make) -> None:
+    plain, whitened = make(lam=1.0), make(lam=1.0, whiten_rewards=True)
+    rollout = plain.sample(0, PROMPTS).rollout
+    first = [trainer._experience(rollout).returns_BT[rollout.response_BT] for trainer in (plain, whitened)]
+    assert not torch.allclose(*first)
+
+
+def test_micro_batches_accumulate_to_the_gradient_of_the_whole_minibatch(make: Make) -> None:
+    whole = gradients(make(ptx_coef=2.0))
+    for micro_batch in (1, 2, 4):
+        cut = gradients(make(ptx_coef=2.0, micro_batch=micro_batch))
+        assert cut.keys() == whole.keys()
+        for name, gradient in whole.items():
+            torch.testing.assert_close(cut[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_pretraining_gradient_joins_the_policy_s_in_the_same_step(make: Make) -> None:
+    plain, mixed = gradients(make()), gradients(make(ptx_coef=3.0))
+    trainer = make(ptx_coef=3.0)
+    text = trainer.pretraining.batch(0, trainer.config.ptx_windows)
+    lm_loss(trainer.policy(text.tokens_BT), text.targets_BT, text.mask_BT).backward()
+    for name, parameter in trainer.policy.named_parameters():
+        expected = plain[f"policy.{name}"] + 3.0 * parameter.grad
+        torch.testing.assert_close(mixed[f"policy.{name}"], expected, atol=1e-5, rtol=1e-3, msg=name)
+    for name in plain:
+        if name.startswith("critic."):
+            torch.testing.assert_close(mixed[name], plain[name], atol=1e-6, rtol=1e-4)
+
+
+def test_each_minibatch_is_one_optimiser_step_and_gamma_changes_where_it_goes(make: Make) -> None:
+    ends = []
+    for ptx_coef in (0.0, 1.0, 27.8):
+        trainer = make(ptx_coef=ptx_coef)
+        trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+        steps = {int(state["step"]) for state in trainer.trained.optimizers[0].state.values()}
+        assert trainer.version == 1
+        assert steps == {1}
+        ends.append(weights(trainer.policy))
+    assert not torch.allclose(ends[0], ends[1], atol=1e-5)
+    assert not torch.allclose(ends[1], ends[2], atol=1e-5)
+
+
+def test_every_step_draws_new_pretraining_text(make: Make) -> None:
+    trainer = make(ptx_coef=1.0, minibatch=4)
+    seen = []
+    batch = trainer.pretraining.batch
+    trainer.pretraining.batch = lambda first, count: seen.append((first, count)) or batch(first, count)  # type: ignore
+    for step in range(2):
+        trainer.learn(step, trainer.sample(step, PROMPTS).rollout)
+    assert seen == [(0, 2), (2, 2), (4, 2), (6, 2)]
+
+
+def test_only_answers_that_did_not_end_get_the_fixed_score(make: Make, tokenizer: Tokenizer) -> None:
+    trainer = make(max_tokens=40, score=lambda prompts, responses: torch.full((len(prompts),), 7.0))
+    sampled = trainer.sample(0, PROMPTS * 8)
+    ended = [completion.tokens[-1] == tokenizer.end_of_turn for completion in sampled.completions]
+    assert len(set(ended)) == 2
+    assert sampled.rollout.scores_B.tolist() == [7.0 if end else -1.0 for end in ended]
+
+
+def test_the_learning_rate_warms_up_from_a_tenth_over_ten_steps(make: Make) -> None:
+    trainer = make(warmup=10)
+    rates = [trainer.learn(step, trainer.sample(step, PROMPTS).rollout)["lr"] for step in range(12)]
+    expected = [1e-3 * min(1.0, 0.1 + 0.09 * step) for step in range(12)]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_average_follows_the_policy_and_is_what_is_kept(make: Make) -> None:
+    trainer = make(ema=0.9)
+    expected = weights(trainer.policy)
+    for step in range(3):
+        trainer.learn(step, trainer.sample(step, PROMPTS).rollout)
+        expected = 0.9 * expected + 0.1 * weights(trainer.policy)
+    torch.testing.assert_close(weights(trainer.result), expected, atol=1e-6, rtol=1e-5)
+    plain = make(ema=0.0)
+    assert plain.result is plain.policy
+
+
+def test_the_adaptive_coefficient_is_used_and_moves(make: Make) -> None:
+    trainer = make(adaptive_kl=AdaptiveKl(target=1e-3, horizon=100))
+    first = trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+    second = trainer.learn(1, trainer.sample(1, PROMPTS).rollout)
+    assert first["kl_coef"] == 0.02
+    assert second["kl_coef"] == pytest.approx(0.02 * (1 + 0.2 * 8 / 100))
+
+
+def test_an_episode_does_not_depend_on_the_others_of_its_batch(make: Make) -> None:
+    trainer = make()
+    all_of_them = [completion.tokens for completion in trainer.sample(3, PROMPTS).completions]
+    some = [completion.tokens for completion in trainer.sample(3, PROMPTS[:3]).completions]
+    assert some == all_of_them[:3]
+    assert [completion.tokens for completion in trainer.sample(4, PROMPTS).completions] != all_of_them
+
+
+def test_reference_and_reward_do_not_move(make: Make) -> None:
+    trainer = make(ptx_coef=1.0)
+    before = weights(trainer.reference)
+    trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+    assert torch.equal(weights(trainer.reference), before)
+
+
+def test_dropout_is_off(make: Make, new_decoder: Callable[..., Decoder]) -> None:
+    trainer = make(policy=new_decoder(seed=1, dropout=0.5).train())
+    trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+
+
+def test_dropout_left_on_stops_the_run(make: Make, new_decoder: Callable[..., Decoder]) -> None:
+    trainer = make(policy=new_decoder(seed=1, dropout=0.5))
+    sampled = trainer.sample(0, PROMPTS)
+    trainer.policy.train()
+    with pytest.raises(RunStopped, match=r"step 1: the ratio is not 1 on the first minibatch.*dropout"):
+        trainer.learn(0, sampled.rollout)
+
+
+def test_another_temperature_in_learning_stops_the_run(make: Make) -> None:
+    rollout = make(temperature=0.7).sample(0, PROMPTS).rollout
+    with pytest.raises(RunStopped, match="ratio is not 1"):
+        make(temperature=1.0).learn(0, rollout)
+
+
+def test_an_engine_with_other_weights_stops_the_run(make: Make, reference: Decoder, tokenizer: Tokenizer) -> None:
+    trainer = make()
+    trainer.engine = Engine(reference, tokenizer)
+    with pytest.raises(RunStopped, match="step 3: the engine sampled with log-probabilities"):
+        trainer.sample(2, PROMPTS)
+
+
+def test_kl_over_the_budget_stops_the_run(make: Make) -> None:
+    with pytest.raises(RunStopped, match=r"KL from the SFT model is .* over the budget max_kl = 0.5"):
+        make(max_kl=0.5).sample(0, PROMPTS)
+
+
+def test_scores_that_are_not_numbers_stop_the_run(make: Make) -> None:
+    trainer = make(score=lambda prompts, responses: torch.tensor([float("nan")] + [0.0] * (len(prompts) - 1)))
+    with pytest.raises(RunStopped, match="1 of 8 scores are not finite"):
+        trainer.sample(0, PROMPTS)
+
+
+def test_broken_weights_stop_the_run(make: Make) -> None:
+    trainer = make()
+    sampled = trainer.sample(0, PROMPTS)
+    with torch.no_grad():
+        trainer.critic.head.weight[0, 0] = float("nan")
+    with pytest.raises(RunStopped, match="step 1"):
+        trainer.learn(0, sampled.rollout)
+
+
+def test_ppo_raises_the_reward_of_a_rule(make: Make, reference: Decoder) -> None:
+    """A bandit: the score is the share of one token among the answer's eight."""
+    trainer = make(
+        policy=deepcopy(reference),
+        episodes=32 * 30,
+        batch=32,
+        minibatch=16,
+        kl_coef=0.0,
+        ema=0.5,
+        optim=OptimConfig(kind="adamw", lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        critic_optim=OptimConfig(kind="adamw", lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+    )
+    trainer.critic.zero_head()
+    rewards = []
+    for step in range(30):
+        sampled = trainer.sample(step, PROMPTS * 4)
+        scores_B = likes_a_token(PROMPTS * 4, [completion.tokens for completion in sampled.completions])
+        sampled.rollout.scores_B.copy_(scores_B)  # the rule judges answers that were cut as well
+        rewards.append(scores_B.mean().item())
+        trainer.learn(step, sampled.rollout)
+    assert sum(rewards[:3]) / 3 < 0.1
+    assert sum(rewards[-3:]) / 3 > 0.5
