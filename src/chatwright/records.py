@@ -95,7 +95,7 @@ class Question(Record):
 
 
 class Comparison(Record):
-    """K answers to one prompt, ranked: ``tiers`` holds indices into ``answers``, best tier first; one tier, one rank."""
+    """K answers to one prompt, ranked: ``tiers`` holds indices into ``answers``, best first; one tier, one rank."""
 
     id: str = Field(min_length=1)
     prompt: list[Message] = Field(min_length=1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.flow.conftest import FakeRoad
 
 from chatwright.errors import UserError
 from chatwright.flow import graph
 from chatwright.flow.recipe import Recipe, read_recipe
+from tests.flow.conftest import FakeRoad
 
 
 def read(path: Path, road: FakeRoad, *overrides: str) -> Recipe:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.flow.conftest import FakeRoad
 
 from chatwright.errors import UserError
 from chatwright.flow.recipe import read_recipe, user_files
+from tests.flow.conftest import FakeRoad
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.flow.conftest import FakeRoad
 
 from chatwright.errors import UserError
 from chatwright.flow.folder import finished
@@ -17,6 +16,7 @@ from chatwright.flow.manifest import read_in_progress, read_manifest
 from chatwright.flow.recipe import read_recipe
 from chatwright.flow.run import Outcome, run_recipe
 from chatwright.storage import file_digest
+from tests.flow.conftest import FakeRoad
 
 ALL = ["text", "train", "other", "tune", "tune@seed2", "evaluate", "report"]
 

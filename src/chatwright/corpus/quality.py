@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from chatwright.errors import UserError
 from chatwright.storage import keyed_uniform
 
