@@ -18,7 +18,7 @@ from chatwright.model.folder import save_model
 from chatwright.records import Comparison, Gold, Message, Question
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
-from chatwright.training.compare import STAGE, CompareConfig, answer_count, compare, summary
+from chatwright.training.compare import STAGE, CompareConfig, Ranked, answer_count, compare, sample, summary
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,10 @@ def inputs(tmp_path: Path, model: Decoder, tokenizer: Tokenizer) -> dict[str, Pa
     return folders
 
 
+def ranked(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, asked: list[Question]) -> list[Ranked | None]:
+    return compare(config, asked, sample(config, engine, tokenizer, asked))
+
+
 def run(inputs: dict[str, Path], out: Path, **changes: Any) -> dict[str, Any]:
     out.mkdir()
     return STAGE.run(CompareConfig(**{"max_tokens": 4} | changes), inputs, out)
@@ -80,9 +84,24 @@ def test_the_files_hold_ranked_distinct_answers_with_their_gold_scores(inputs: d
 def test_order_and_batching_change_nothing(model: Decoder, tokenizer: Tokenizer) -> None:
     config = CompareConfig(max_tokens=4)
     asked = questions("p", 8)
-    forwards = compare(config, Engine(model, tokenizer, 64), tokenizer, asked)
-    backwards = compare(config, Engine(model, tokenizer, 3), tokenizer, asked[::-1])[::-1]
+    forwards = sample(config, Engine(model, tokenizer, 64), tokenizer, asked)
+    backwards = sample(config, Engine(model, tokenizer, 3), tokenizer, asked[::-1])[::-1]
     assert forwards == backwards
+
+
+def test_answers_to_other_prompts_fill_up_to_k_those_on_the_same_subject_first() -> None:
+    config = CompareConfig(misplaced=2)
+    asked = [
+        question.model_copy(update={"subject": "s" if i < 4 else ""}) for i, question in enumerate(questions("p", 40))
+    ]
+    own = [{f"answer {i}": True} for i in range(40)]
+    for i, item in enumerate(compare(config, asked, own)):
+        assert item is not None
+        answers = item.comparison.answers
+        assert len(answers) == answer_count(config, asked[i].id)
+        assert answers[0] == f"answer {i}"
+        if i < 4:
+            assert {f"answer {j}" for j in range(4)} <= set(answers)
 
 
 def test_the_seed_changes_answers_and_ranking(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -109,20 +128,20 @@ def test_without_noise_the_labeller_agrees_with_itself_and_with_gold(model: Deco
     asked = questions("p", 20)
     for noise, agrees in ((0.0, True), (3.0, False)):
         config = CompareConfig(max_tokens=4, noise=noise, tie_margin=1e-9)
-        ranked = compare(config, Engine(model, tokenizer), tokenizer, asked)
-        figures = summary([item for item in ranked if item is not None])
+        items = ranked(config, Engine(model, tokenizer), tokenizer, asked)
+        figures = summary([item for item in items if item is not None])
         assert (figures["gold_agreement"] == 1) == agrees
         assert (figures["self_agreement"] == 1) == agrees
 
 
 def test_a_prompt_with_one_distinct_answer_is_skipped(model: Decoder, tokenizer: Tokenizer) -> None:
-    config = CompareConfig(max_tokens=1, temperature=1e-4)  # as good as greedy
-    assert compare(config, Engine(model, tokenizer), tokenizer, questions("p", 3)) == [None, None, None]
+    config = CompareConfig(max_tokens=1, temperature=1e-4, misplaced=0)  # as good as greedy
+    assert ranked(config, Engine(model, tokenizer), tokenizer, questions("p", 3)) == [None, None, None]
 
 
 def test_a_model_that_always_says_the_same_is_a_user_error(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"raise compare.temperature"):
-        run(inputs, tmp_path / "out", temperature=1e-4)
+        run(inputs, tmp_path / "out", temperature=1e-4, misplaced=0)
 
 
 def test_prompts_can_be_limited(inputs: dict[str, Path], tmp_path: Path) -> None:

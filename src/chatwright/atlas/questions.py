@@ -174,11 +174,11 @@ def sampling_prompts(seed: int, count: int) -> tuple[list[Question], list[Questi
     They use the demonstrations' templates and never ask for a held-out capital.
     """
     kinds: tuple[tuple[float, Callable[[str, random.Random, int], Question]], ...] = (
-        (0.50, _prompt_fact),
+        (0.44, _prompt_fact),
         (0.15, _prompt_followup),
         (0.13, _prompt_unknown),
-        (0.09, _prompt_refusal),
-        (0.07, _prompt_harmless),
+        (0.11, _prompt_refusal),
+        (0.11, _prompt_harmless),
         (0.06, _prompt_talk),
     )
     train: dict[str, Question] = {}
@@ -224,7 +224,9 @@ def _prompt_places(seed: int) -> tuple[str, ...]:
 
 def _prompt_refusal(key: str, draw: random.Random, seed: int) -> Question:
     request = draw.choice(talk.DEMO_REQUESTS).replace("{x}", draw.choice(talk.UNSAFE))
-    return Question(id=key, messages=_user(demo.typed(request, draw)), gold=Gold(kind="refusal"), check="")
+    return Question(
+        id=key, messages=_user(demo.typed(request, draw)), gold=Gold(kind="refusal"), check="", subject="request"
+    )
 
 
 def _prompt_harmless(key: str, draw: random.Random, seed: int) -> Question:

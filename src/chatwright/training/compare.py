@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,18 +22,23 @@ from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import runtime
 
+DONORS = 20  # prompts drawn from all to lend an answer, after those on the same subject
 PROMPTS_AT_ONCE = 256  # between two movements of the progress bar; the engine cuts them into its own batches
 
 
 class CompareConfig(StageConfig):
     """How answers are drawn and ranked.
 
-    noise: standard deviation of the labeller's mood, on the scale of its scores. tie_margin: noisy scores closer than
-    this are a tie. prompts: at most so many of each file, the first ones; None for all.
+    misplaced: how many of a prompt's K answers are the model's answers to other prompts, those on the same subject
+    first. A model that is sure of itself seldom answers another question than the one asked, so the reward model would
+    never see it done, and PPO would find out. Ours. More take the place of answers that came twice. noise: standard
+    deviation of the labeller's mood, on the scale of its scores. tie_margin: noisy scores closer than this are a tie.
+    prompts: at most so many of each file, the first ones; None for all.
     """
 
     answers_min: int = Field(default=4, ge=2)  # InstructGPT C.2: K = 4..9 answers a prompt
     answers_max: int = Field(default=9, ge=2)
+    misplaced: int = Field(default=2, ge=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=64, gt=0)
     noise: float = Field(default=0.3, ge=0)
@@ -44,7 +50,13 @@ class CompareConfig(StageConfig):
     def _range_is_not_empty(self) -> CompareConfig:
         if self.answers_min > self.answers_max:
             raise ValueError(f"answers_min ({self.answers_min}) is above answers_max ({self.answers_max})")
+        if self.misplaced > self.answers_min - 1:
+            raise ValueError(f"misplaced ({self.misplaced}) leaves no answer to the prompt of {self.answers_min}")
         return self
+
+
+# Distinct answers to a prompt, and whether each ended by itself.
+Answers = dict[str, bool]
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,13 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     questions = _read(inputs["conversations"] / "prompts.jsonl", config)
     held_out = _read(inputs["conversations"] / "prompts_heldout.jsonl", config)
     total = len(questions) + len(held_out)
+    answers: list[Answers] = []
     with progress_bar("compare", total) as bar:
-        ranked: list[Ranked | None] = []
         for part in _parts(questions + held_out, PROMPTS_AT_ONCE):
-            ranked += compare(config, engine, tokenizer, part)
-            bar.update(len(ranked), "prompts")
+            answers += sample(config, engine, tokenizer, part)
+            bar.update(len(answers), "prompts")
+    ranked = compare(config, questions, answers[: len(questions)])
+    ranked += compare(config, held_out, answers[len(questions) :])
     training = [item for item in ranked[: len(questions)] if item is not None]
     heldout = [item for item in ranked[len(questions) :] if item is not None]
     if not training or not heldout:
@@ -89,14 +103,9 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     return headline
 
 
-def compare(
-    config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question]
-) -> list[Ranked | None]:
-    """Answer and rank each question; None where fewer than two answers are distinct.
-
-    Answers and noise are keyed on the question's id and the seed, so neither order nor batching matters.
-    """
-    counts = [answer_count(config, question.id) for question in questions]
+def sample(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[Answers]:
+    """The distinct answers to each question, keyed on its id and the seed: neither order nor batching matters."""
+    counts = [answer_count(config, question.id) - config.misplaced for question in questions]
     prompts, samplings = [], []
     for question, count in zip(questions, counts, strict=True):
         prompts += [render(tokenizer, question.messages, generation_prompt=True)] * count
@@ -105,16 +114,36 @@ def compare(
             for i in range(count)
         ]
     completions = iter(engine.generate(prompts, samplings))
-    ranked: list[Ranked | None] = []
-    for question, count in zip(questions, counts, strict=True):
-        distinct: dict[str, bool] = {}
+    answers: list[Answers] = []
+    for count in counts:
+        distinct: Answers = {}
         for completion in islice(completions, count):
             distinct.setdefault(tokenizer.decode(completion.tokens), completion.finish_reason == "stop")
-        ranked.append(_ranked(config, question, distinct) if len(distinct) > 1 else None)
+        answers.append(distinct)
+    return answers
+
+
+def compare(config: CompareConfig, questions: Sequence[Question], answers: Sequence[Answers]) -> list[Ranked | None]:
+    """Fill each question's answers up to its K with answers to the others, and rank them; None where K is below 2."""
+    by_subject: dict[str, list[int]] = {}
+    for i, question in enumerate(questions):
+        by_subject.setdefault(question.subject, []).append(i)
+    ranked: list[Ranked | None] = []
+    for i, question in enumerate(questions):
+        draw = random.Random(f"{config.seed}/misplaced/{question.id}")
+        near = [j for j in by_subject[question.subject] if j != i] if question.subject else []
+        donors = [*draw.sample(near, len(near)), *draw.sample(range(len(questions)), min(len(questions), DONORS))]
+        together = dict(answers[i])
+        missing = answer_count(config, question.id) - len(together) if config.misplaced else 0
+        for answer, finished in [draw.choice(list(answers[j].items())) for j in donors if j != i]:
+            if missing > 0 and answer not in together:
+                together[answer] = finished
+                missing -= 1
+        ranked.append(_ranked(config, question, together) if len(together) > 1 else None)
     return ranked
 
 
-def _ranked(config: CompareConfig, question: Question, answers: dict[str, bool]) -> Ranked:
+def _ranked(config: CompareConfig, question: Question, answers: Answers) -> Ranked:
     scores = [gold_score(question.gold, answer, finished) for answer, finished in answers.items()]
     first, again = (
         rank(scores, config.noise, config.tie_margin, config.seed, question.id, day) for day in ("first", "again")
@@ -193,7 +222,7 @@ def _parts(questions: Sequence[Question], size: int) -> Iterator[Sequence[Questi
 
 STAGE = Stage(
     name="compare",
-    version=1,
+    version=2,
     config=CompareConfig,
     inputs=("sft", "conversations"),
     run=run,

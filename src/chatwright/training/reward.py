@@ -29,6 +29,8 @@ from chatwright.training.runtime import Precision, autocast, prepare
 from chatwright.training.schedules import ScheduleConfig
 from chatwright.training.sft import example
 
+ROWS = 32  # answers side by side in one forward pass
+
 
 class RewardConfig(StageConfig):
     """How the reward model is trained.
@@ -160,12 +162,21 @@ def ranking_parts(
 
 
 def last_scores(model: ScoredDecoder, sequences: Sequence[list[int]], pad: int) -> Tensor:
-    """Scores [N] at the last token of each sequence (NDET). Padding is on the right, where causality hides it."""
-    lengths = torch.tensor([len(ids) for ids in sequences], device=model.bias.device)
-    tokens_NT = torch.full((len(sequences), int(lengths.max())), pad)
-    for row, ids in enumerate(sequences):
-        tokens_NT[row, : len(ids)] = torch.tensor(ids)
-    return model(tokens_NT.to(model.bias.device)).gather(1, lengths[:, None] - 1).squeeze(1)
+    """Scores [N] at the last token of each sequence (NDET). Padding is on the right, where causality hides it.
+
+    Sequences go through the model in groups of like length, so that little of what is computed is padding.
+    """
+    device = model.bias.device
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    scores = []
+    for first in range(0, len(order), ROWS):
+        chosen = [sequences[i] for i in order[first : first + ROWS]]
+        last_N = torch.tensor([len(ids) - 1 for ids in chosen], device=device)
+        tokens_NT = torch.full((len(chosen), len(chosen[-1])), pad)
+        for row, ids in enumerate(chosen):
+            tokens_NT[row, : len(ids)] = torch.tensor(ids)
+        scores.append(model(tokens_NT.to(device)).gather(1, last_N[:, None]).squeeze(1))
+    return torch.cat(scores)[torch.tensor(order).argsort().to(device)]
 
 
 @torch.no_grad()
@@ -174,14 +185,10 @@ def score_each(
 ) -> list[list[float]]:
     """The score of each answer to each prompt."""
     flat = [ids for group in answers for ids in group]
-    by_length = sorted(range(len(flat)), key=lambda i: len(flat[i]))
-    scores = [0.0] * len(flat)
+    scores: list[float] = []
     for first in range(0, len(flat), micro_batch):
-        chosen = by_length[first : first + micro_batch]
         with autocast(precision, model.bias.device):
-            values = last_scores(model, [flat[i] for i in chosen], pad).tolist()
-        for i, value in zip(chosen, values, strict=True):
-            scores[i] = value
+            scores += last_scores(model, flat[first : first + micro_batch], pad).tolist()
     one_by_one = iter(scores)
     return [[next(one_by_one) for _ in group] for group in answers]
 

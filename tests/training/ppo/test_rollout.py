@@ -121,11 +121,13 @@ def test_gradients_do_not_depend_on_padding(policy: Decoder, tokenizer: Tokenize
     torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
 
 
-def test_trimming_keeps_every_valid_token_and_drops_common_padding() -> None:
+def test_trimming_keeps_every_valid_token_and_leaves_padding_on_the_right_alone() -> None:
     tokens_BT, valid_BT, response_BT = collate(PROMPTS, RESPONSES, PAD)
     rows = torch.tensor([1, 2])
     kept_valid, kept_tokens, kept_response = trim(rows, valid_BT, tokens_BT, response_BT)
-    assert kept_tokens.shape == (2, 3 + 4)  # the longest prompt and the longest response of these rows
+    longest = max(len(PROMPTS[row]) + len(RESPONSES[row]) for row in rows.tolist())
+    assert kept_tokens.shape == (2, longest)
+    assert kept_valid[:, 0].all()
     for kept, row in enumerate(rows.tolist()):
         assert kept_tokens[kept][kept_valid[kept]].tolist() == PROMPTS[row] + RESPONSES[row]
         assert kept_tokens[kept][kept_response[kept]].tolist() == RESPONSES[row]

@@ -50,9 +50,11 @@ class PpoConfig(StageConfig):
     ptx_examples: float = Field(default=8.0, gt=0)  # pretraining windows an episode, IGPT C.4
     ptx_length: int = Field(default=1024, gt=1)  # tokens of a window. Ours: IGPT's examples fill its context
 
-    # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; betas from IGPT C
+    # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; betas from IGPT C.
+    # optim.clip holds for policy and critic together: they have one loss and one gradient.
     optim: OptimConfig = OptimConfig(kind="adamw", lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0)
-    critic_optim: OptimConfig = OptimConfig(kind="adamw", lr=9e-6, betas=(0.9, 0.95), weight_decay=0.0)  # IGPT C.4
+    # The critic learns at the reward model's rate (IGPT C.2). Ours
+    critic_optim: OptimConfig = OptimConfig(kind="adamw", lr=9e-6, betas=(0.9, 0.95), weight_decay=0.0)
     warmup: int = Field(default=10, ge=0)  # steps, from a tenth of the learning rate, then constant; IGPT C.4
     ema: float = Field(default=0.992, ge=0, lt=1)  # IGPT C.4, here at each optimiser step; 0: the last weights are kept
 

@@ -49,10 +49,18 @@ def collate(
 
 
 def trim(rows_N: torch.Tensor, valid_BT: torch.Tensor, *others_BT: torch.Tensor) -> list[torch.Tensor]:
-    """The given rows of every tensor, ``valid_BT`` first, without the columns that are padding in all of them."""
-    columns_T = valid_BT[rows_N].any(dim=0).nonzero().flatten()
-    kept = slice(int(columns_T[0]), int(columns_T[-1]) + 1)
-    return [x_BT[rows_N, kept] for x_BT in (valid_BT, *others_BT)]
+    """The given rows of every tensor, ``valid_BT`` first, moved to the left edge and without columns of padding alone.
+
+    Prompts and responses of unlike length leave a collated batch half empty; so moved, rows of like length fill it.
+    """
+    valid_NT = valid_BT[rows_N]
+    columns_NT = (~valid_NT).long().argsort(dim=1, stable=True)[:, : int(valid_NT.sum(dim=1).max())]
+    return [x_BT[rows_N].gather(1, columns_NT) for x_BT in (valid_BT, *others_BT)]
+
+
+def causal_or_padded(valid_BT: torch.Tensor) -> torch.Tensor | None:
+    """The attention mask of a batch; None, which means causal, where all padding is on the right and seen by none."""
+    return None if bool(valid_BT[:, 0].all()) else valid_mask(valid_BT)
 
 
 def by_length(rows_N: torch.Tensor, valid_BT: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
@@ -89,7 +97,9 @@ def response_logprobs(
     Of the distribution that was sampled: over the ids that the tokenizer has, the logits divided by the temperature
     (NDET). Logits are made only where a response token is predicted, which saves most of their cost on long prompts.
     """
-    hidden_BTD = model.hidden(tokens_BT, positions_BT=positions_from_valid(valid_BT), mask_BTS=valid_mask(valid_BT))
+    hidden_BTD = model.hidden(
+        tokens_BT, positions_BT=positions_from_valid(valid_BT), mask_BTS=causal_or_padded(valid_BT)
+    )
     chosen_BT = response_BT[:, 1:]  # the token in column t is predicted from column t - 1
     logits_NV = model.logits(hidden_BTD[:, :-1][chosen_BT])[:, :vocab_size].float() / temperature
     logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
@@ -102,7 +112,7 @@ def response_values(
     critic: ScoredDecoder, tokens_BT: torch.Tensor, valid_BT: torch.Tensor, response_BT: torch.Tensor
 ) -> torch.Tensor:
     """``values_BT``, float32: the critic's value of the state before each response token was chosen, 0 elsewhere."""
-    scores_BT = critic(tokens_BT, positions_BT=positions_from_valid(valid_BT), mask_BTS=valid_mask(valid_BT))
+    scores_BT = critic(tokens_BT, positions_BT=positions_from_valid(valid_BT), mask_BTS=causal_or_padded(valid_BT))
     return spread(scores_BT[:, :-1][response_BT[:, 1:]].float(), response_BT)
 
 
@@ -134,7 +144,9 @@ def reward_model_score(model: ScoredDecoder, pad: int, precision: Precision, bat
         for rows_N in by_length(torch.arange(len(prompts), device=device), valid_BT, batch_size):
             valid_NT, tokens_NT, response_NT = trim(rows_N, valid_BT, tokens_BT, response_BT)
             with autocast(precision, device):
-                scores_NT = model(tokens_NT, positions_BT=positions_from_valid(valid_NT), mask_BTS=valid_mask(valid_NT))
+                scores_NT = model(
+                    tokens_NT, positions_BT=positions_from_valid(valid_NT), mask_BTS=causal_or_padded(valid_NT)
+                )
             scores_B[rows_N] = scores_NT.gather(1, last_response_index(response_NT)[:, None])[:, 0].float()
         return scores_B
 
