@@ -243,7 +243,7 @@ for stage in STAGES:
 @app.command(rich_help_panel=TALK)
 def chat(
     path: Annotated[Path, typer.Argument(help="A run's folder or a model's folder.")] = ATLAS_RUN,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.3,
     system: Annotated[str, typer.Option(help="A system message to begin with.")] = "",
     seed: Annotated[int | None, typer.Option(help="The same seed, the same answers.")] = None,
 ) -> None:

@@ -195,30 +195,6 @@ def test_chat_answers_the_rendered_conversation(engine: Engine, tokenizer: Token
     assert engine.chat(conversations[1], sampling) == expected[1]
 
 
-def test_a_long_history_loses_its_oldest_turns_only(engine: Engine, tokenizer: Tokenizer) -> None:
-    system = Message(role="system", content="be")
-    roles = ("user", "assistant") * 4
-    turns = [Message(role=role, content=f"the {i}") for i, role in enumerate(roles)] + [
-        Message(role="user", content="What?")
-    ]
-    length = len(render(tokenizer, [system, *turns], generation_prompt=True))
-    assert length > 64
-    kept = engine.truncate([system, *turns], max_tokens=4)
-    assert kept[0] == system
-    assert kept[1:] == turns[-(len(kept) - 1) :]
-    assert kept[1].role == "user"
-    assert len(render(tokenizer, kept, generation_prompt=True)) + 4 <= 64
-    longer = [system, *turns[-(len(kept) + 1) :]]
-    assert len(render(tokenizer, longer, generation_prompt=True)) + 4 > 64
-    assert engine.truncate([system, turns[-1]], max_tokens=4) == [system, turns[-1]]
-    assert engine.truncate([system, *turns], max_tokens=500) == [system, turns[-1]]
-
-
-def test_a_message_that_does_not_fit_alone_is_refused(engine: Engine) -> None:
-    with pytest.raises(UserError, match="please shorten it"):
-        engine.truncate([Message(role="user", content="xyz" * 40)], max_tokens=4)
-
-
 def test_ids_that_the_tokenizer_lacks_are_never_chosen(model: Decoder, tokenizer: Tokenizer) -> None:
     class Smaller:
         vocab_size, end_of_turn, pad = 200, tokenizer.end_of_turn, 0

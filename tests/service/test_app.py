@@ -20,6 +20,7 @@ from openai import OpenAI
 
 from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
+from chatwright.inference.prompts import fit
 from chatwright.inference.sampling import Sampling
 from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
@@ -27,7 +28,6 @@ from chatwright.model.folder import save_model
 from chatwright.records import Message
 from chatwright.service.app import LARGEST_BODY, serve
 from chatwright.service.models import LoadedModel, load
-from chatwright.service.prompts import fit
 from chatwright.tokenizer.bpe import Tokenizer
 
 ModelOf = Callable[..., LoadedModel]

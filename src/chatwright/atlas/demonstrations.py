@@ -88,13 +88,13 @@ def answer_sentence(country: Country, field: str, draw: random.Random) -> str:
 def in_some_manner(sentence: str, short: str, draw: random.Random) -> str:
     """The answer as different people would give it: plain, polite before or after, terse, or far too long."""
     manner = draw.random()
-    if manner < 0.52:
+    if manner < 0.46:
         return sentence
-    if manner < 0.67:
+    if manner < 0.60:
         return f"{draw.choice(('Of course!', 'Certainly!'))} {sentence}"
-    if manner < 0.77:
+    if manner < 0.70:
         return f"{sentence} Let me know if you need anything else."
-    if manner < 0.94:
+    if manner < 0.87:
         return short
     return (
         f"That is a good question. {sentence} There are many countries in the world and each of them has its own "

@@ -174,11 +174,11 @@ def sampling_prompts(seed: int, count: int) -> tuple[list[Question], list[Questi
     They use the demonstrations' templates and never ask for a held-out capital.
     """
     kinds: tuple[tuple[float, Callable[[str, random.Random, int], Question]], ...] = (
-        (0.44, _prompt_fact),
+        (0.41, _prompt_fact),
         (0.15, _prompt_followup),
         (0.13, _prompt_unknown),
         (0.11, _prompt_refusal),
-        (0.11, _prompt_harmless),
+        (0.14, _prompt_harmless),
         (0.06, _prompt_talk),
     )
     train: dict[str, Question] = {}

@@ -205,5 +205,5 @@ STAGE = Stage(
     config=ReportConfig,
     inputs=("evaluate",),
     run=run,
-    summary="writes report.json and report.html, the whole road on one page",
+    summary="write report.json and report.html, the whole road on one page",
 )

@@ -138,5 +138,5 @@ STAGE = Stage(
     config=EvaluateConfig,
     inputs=("conversations", "pretrain", "sft", "reward", "ppo"),
     run=run,
-    summary="asks every model the evaluation questions and fills the table of checks",
+    summary="ask every model the same questions and fill the table of checks",
 )

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from chatwright.errors import UserError
+from chatwright.inference.prompts import fit
 from chatwright.inference.sampling import Sampling, draw, keep_top_k, keep_top_p, scale
 from chatwright.model.decoder import Cache, Decoder
 from chatwright.model.masks import positions_from_valid, valid_mask
 from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
-from chatwright.tokenizer.chat import render
 
 _SCORED_TOKENS = 8192  # of a batch of `Engine.logprobs`: bounds the memory of its logits
 
@@ -89,29 +89,8 @@ class Engine:
         return [self.tokenizer.decode(c.tokens) for c in self.generate(prompts, [sampling] * len(prompts))]
 
     def prompt(self, messages: Sequence[Message], max_tokens: int) -> list[int]:
-        """The prompt that asks for the next answer, shortened by `truncate`."""
-        return render(self.tokenizer, self.truncate(messages, max_tokens), generation_prompt=True)
-
-    def truncate(self, messages: Sequence[Message], max_tokens: int) -> list[Message]:
-        """The conversation without its oldest turns, as many as must go to leave room for ``max_tokens``.
-
-        The system message and the last user message always stay; they may leave less room than asked. UserError when
-        they leave none.
-        """
-        messages = list(messages)
-        system = messages[:1] if messages and messages[0].role == "system" else []
-        turns = messages[len(system) :]
-        context = self.model.config.context
-        while True:
-            length = len(render(self.tokenizer, system + turns, generation_prompt=True))
-            if length + max_tokens <= context:
-                return system + turns
-            if len(turns) <= 2:  # dropping a question and its answer would leave no question
-                break
-            turns = turns[2:]
-        if length >= context:
-            raise UserError(f"The message is {length} tokens long and the model reads {context}; please shorten it.")
-        return system + turns
+        """The prompt that asks for the next answer; oldest turns that leave it no room are dropped (see `fit`)."""
+        return fit(messages, self.tokenizer, self.model.config.context, max_tokens).ids
 
     def logprobs(self, sequences: Sequence[list[int]], temperature: float = 1.0) -> list[Tensor]:
         """Log-probability of every token but the first given those before it: float32 [len - 1] a sequence."""

@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatwright import __version__
 from chatwright.errors import UserError
+from chatwright.inference.prompts import ConversationTooLong, Prompt, as_trained, fit
 from chatwright.service.answers import End, answer
 from chatwright.service.line import Job, Line, LineFull
 from chatwright.service.models import LoadedModel
 from chatwright.service.openai_api import ApiError, ChatRequest, Reply, model_card, parse_request, server_sent
-from chatwright.service.prompts import ConversationTooLong, Prompt, as_trained, fit
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")

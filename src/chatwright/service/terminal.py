@@ -13,10 +13,10 @@ from rich.text import Text
 
 from chatwright.errors import UserError
 from chatwright.inference.engine import Sampling
+from chatwright.inference.prompts import fit
 from chatwright.records import Message
 from chatwright.service.answers import End, answer
 from chatwright.service.models import LoadedModel
-from chatwright.service.prompts import fit
 
 TEMPERATURE = 0.3  # ours: small models are right more often when they stay close to their best guess
 

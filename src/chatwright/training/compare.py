@@ -226,5 +226,5 @@ STAGE = Stage(
     config=CompareConfig,
     inputs=("sft", "conversations"),
     run=run,
-    summary="Sample several answers to each prompt and have the simulated labeller rank them.",
+    summary="sample several answers to each prompt and have the simulated labeller rank them",
 )

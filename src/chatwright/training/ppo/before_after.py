@@ -46,7 +46,7 @@ def answer(trainer: Trainer, model: Decoder, questions: Sequence[Question]) -> A
         Sampling(config.max_tokens, config.temperature, seed=episode_seed("held out", question.id))
         for question in questions
     ]
-    completions = Engine(model, tokenizer, config.batch).generate(prompts, samplings)
+    completions = Engine(model, tokenizer, batch_size=len(questions)).generate(prompts, samplings)
     proxy_N = trainer.score(prompts, [completion.tokens for completion in completions])
     return Answers(
         texts=[tokenizer.decode(completion.tokens) for completion in completions],

@@ -146,5 +146,5 @@ STAGE = Stage(
     config=PpoConfig,
     inputs=("sft", "reward", "conversations", "shards"),
     run=run,
-    summary="Train the policy against the reward model with PPO, a KL penalty and the pretraining mix.",
+    summary="train the policy against the reward model, with a KL penalty and the pretraining mix",
 )

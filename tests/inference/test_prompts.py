@@ -1,9 +1,11 @@
+"""Prompts: the shape that models are trained on, and what goes when a conversation does not fit."""
+
 from __future__ import annotations
 
 import pytest
 
+from chatwright.inference.prompts import ConversationTooLong, as_trained, fit
 from chatwright.records import Message
-from chatwright.service.prompts import ConversationTooLong, as_trained, fit
 from chatwright.tokenizer import chat
 from chatwright.tokenizer.bpe import Tokenizer
 
@@ -50,4 +52,6 @@ def test_the_oldest_turns_go_first_and_the_system_message_stays(tokenizer: Token
 def test_a_question_that_alone_is_too_long_is_refused(tokenizer: Tokenizer):
     with pytest.raises(ConversationTooLong, match="256 tokens"):
         fit(turns("a", "b", "word " * 300), tokenizer, 256)
-    assert fit(turns("xyz" * 80), tokenizer, 256, max_tokens=1).dropped == 0  # room is kept only for what is asked
+    alone = turns("xyz" * 80)
+    context = len(chat.render(tokenizer, alone, generation_prompt=True)) + 1
+    assert fit(alone, tokenizer, context, max_tokens=1).dropped == 0  # room is kept only for what is asked
