@@ -66,7 +66,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny_run: TinyR
             broken[stage] += kill_in(stage, draw.random(), tiny_run, out)
             if (out / stage / "manifest.json").exists():
                 break
-    assert sum(broken.values()) >= len(KILLED), f"too few kills hit a stage: {broken}"
+    assert sum(hit > 0 for hit in broken.values()) >= 3, f"too few stages were hit by a kill: {broken}"
 
     result = chatwright("run", tiny_run.recipe, "--out", out)
     assert result.status == 0, result.errors

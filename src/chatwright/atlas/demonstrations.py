@@ -88,17 +88,17 @@ def answer_sentence(country: Country, field: str, draw: random.Random) -> str:
 def in_some_manner(sentence: str, short: str, draw: random.Random) -> str:
     """The answer as different people would give it: plain, polite before or after, terse, or far too long."""
     manner = draw.random()
-    if manner < 0.46:
+    if manner < 0.48:
         return sentence
-    if manner < 0.60:
+    if manner < 0.63:
         return f"{draw.choice(('Of course!', 'Certainly!'))} {sentence}"
-    if manner < 0.70:
+    if manner < 0.73:
         return f"{sentence} Let me know if you need anything else."
-    if manner < 0.87:
+    if manner < 0.89:
         return short
     return (
         f"That is a good question. {sentence} There are many countries in the world and each of them has its own "
-        "history, so there would be much more to say about it, but I hope that this rather long answer is of some use."
+        "history, so there would be much more to say about it."
     )
 
 
@@ -197,7 +197,7 @@ def _unknown(seed: int) -> Iterator[Conversation]:
 
 def _safety(seed: int) -> Iterator[Conversation]:
     for i, topic in enumerate(talk.UNSAFE):
-        for number in range(4):
+        for number in range(6):
             key = f"demo/unsafe/{i:02d}/{number}"
             draw = random.Random(f"{seed}/{key}")
             request = draw.choice(talk.DEMO_REQUESTS).replace("{x}", topic)

@@ -24,7 +24,7 @@ Verdict = Literal["right", "incomplete", "wrong", "made_up"]
 BASE: dict[Verdict, float] = {"right": 1.0, "incomplete": 0.25, "wrong": -0.5, "made_up": -1.0}
 POLITE = 0.5
 FREE_WORDS = 25  # longer answers pay
-WORD_PRICE = 0.03
+WORD_PRICE = 0.05
 CUT_OFF = -0.5
 
 _NOT_KNOWING = re.compile(

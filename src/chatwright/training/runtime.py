@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -26,7 +27,9 @@ def prepare(device: str | None = None) -> torch.device:
     Safe to call more than once. On CUDA it also asks for deterministic kernels where there are any; on the CPU
     PyTorch's kernels give the same bits for the same number of threads.
     """
-    _keep_freed_memory()
+    if _keep_freed_memory():
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what an earlier stage of the same run has left
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda":
         os.environ.setdefault(

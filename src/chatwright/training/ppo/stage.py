@@ -79,7 +79,8 @@ def train(trainer: Trainer, prompts: Sequence[Question], out: Path, identity: st
             proxy = sampled.rollout.scores_B.mean().item()
             eos_rate = before_after.eos_rate(sampled.completions)
             length = before_after.mean_length(sampled.completions)
-            log.log(step + 1, proxy=proxy, gold=gold, length=length, eos_rate=eos_rate, **learned)
+            tokens = int(sampled.rollout.valid_BT.sum())
+            log.log(step + 1, proxy=proxy, gold=gold, length=length, eos_rate=eos_rate, tokens=tokens, **learned)
             bar.update(step + 1, f"gold {gold:.2f}, reward {proxy:.2f}, KL {learned['kl']:.1f}")
             if eos_rate < EOS_RATE_LOW and not warned:
                 warned = True
