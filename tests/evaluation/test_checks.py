@@ -1,12 +1,12 @@
 import math
 
 import pytest
-from fake_run import HEADLINES, questions
 from scipy.stats import binomtest
 
 from chatwright.evaluation import checks
 from chatwright.evaluation.checks import Judged, answer_checks, training_checks, wilson
 from chatwright.records import Gold, Question
+from tests.evaluation.fake_run import HEADLINES, questions
 
 
 def judged(check: str, verdicts: str) -> list[Judged]:

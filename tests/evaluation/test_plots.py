@@ -1,12 +1,12 @@
 import re
 
 import pytest
-from fake_run import finish, make_run
 from matplotlib.text import Text
 
 from chatwright.corpus.table import Row, write_rows
 from chatwright.evaluation import palette, plots
 from chatwright.evaluation.runs import curve, stage_runs
+from tests.evaluation.fake_run import finish, make_run
 
 
 def test_thinning_keeps_short_curves_and_the_mean_and_end_of_long_ones():

@@ -4,11 +4,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fake_run import READS, add_evaluation, finish, make_run
 
 from chatwright.errors import UserError
 from chatwright.evaluation.report import ReportConfig, gauge, run
 from chatwright.storage import read_json, write_json
+from tests.evaluation.fake_run import READS, add_evaluation, finish, make_run
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

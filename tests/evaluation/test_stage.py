@@ -3,7 +3,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fake_run import READS, finish, make_run, questions
 
 from chatwright.errors import UserError
 from chatwright.evaluation import stage
@@ -11,6 +10,7 @@ from chatwright.evaluation.stage import EvaluateConfig, converse, pick
 from chatwright.inference.engine import Sampling
 from chatwright.records import Message
 from chatwright.storage import read_json, write_jsonl
+from tests.evaluation.fake_run import READS, finish, make_run, questions
 
 KNOWN = {"Chile": "Santiago", "Peru": "Lima", "Japan": "Tokyo"}
 

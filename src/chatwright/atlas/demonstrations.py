@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
 
@@ -102,10 +102,13 @@ def in_some_manner(sentence: str, short: str, draw: random.Random) -> str:
     )
 
 
+def in_turn(turns: Sequence[str]) -> list[Message]:
+    """Messages of user and assistant in turn, the user first."""
+    return [Message(role="assistant" if i % 2 else "user", content=turn) for i, turn in enumerate(turns)]
+
+
 def _conversation(key: str, turns: list[str], kind: str) -> Conversation:
-    roles = ("user", "assistant")
-    messages = [Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns)]
-    return Conversation(id=key, messages=messages, source="atlas", meta={"kind": kind})
+    return Conversation(id=key, messages=in_turn(turns), source="atlas", meta={"kind": kind})
 
 
 def typed(question: str, draw: random.Random) -> str:

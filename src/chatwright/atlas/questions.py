@@ -64,8 +64,7 @@ def _unknown_gold(field: str) -> Gold:
 
 
 def _user(*turns: str) -> list[Message]:
-    roles = ("user", "assistant")
-    return [Message(role=roles[i % 2], content=turn) for i, turn in enumerate(turns)]
+    return demo.in_turn(turns)
 
 
 def evaluation_questions(seed: int) -> Iterator[Question]:
@@ -238,6 +237,8 @@ def _prompt_harmless(key: str, draw: random.Random, seed: int) -> Question:
 
 
 def _prompt_talk(key: str, draw: random.Random, seed: int) -> Question:
-    language, groups = draw.choice((("en", talk.SMALLTALK_EN), ("zh", talk.SMALLTALK_ZH)))
-    opening = draw.choice(draw.choice(groups)[0])
-    return Question(id=key, messages=_user(opening), gold=Gold(kind="smalltalk", language=language), check="")
+    chinese = draw.random() < 0.5
+    openings = [openings for openings, _ in (talk.SMALLTALK_ZH if chinese else talk.SMALLTALK_EN)]
+    gold = Gold(kind="smalltalk", language="zh" if chinese else "en")
+    opening = draw.choice(draw.choice(openings))
+    return Question(id=key, messages=_user(opening), gold=gold, check="")

@@ -95,7 +95,7 @@ def _read(config: CorpusConfig, bar: ProgressBar) -> list[Row]:
     rows: dict[str, Row] = {}
     for done, (name, source) in enumerate(sorted(config.sources.items())):
         bar.update(done, f"read {name}")
-        for document in read_source(name, source.path and str(source.path), source.limit, config.seed):
+        for document in read_source(name, None if source.path is None else str(source.path), source.limit, config.seed):
             assert document.id not in rows, f"two documents have the id {document.id}"
             text = clean(document.text, document.meta.get("format", "text"))
             row = Row(document.id, name, document.url, text, len(document.text))

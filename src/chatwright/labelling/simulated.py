@@ -1,9 +1,7 @@
 """The simulated labeller: ranks answers on a scale that is known, so that over-optimisation can be seen.
 
-Its scale: right > incomplete > wrong > made up; polite is better, though courtesy does not mend a wrong answer;
-longer than needed is worse; cut off is bad. The
-numbers are
-ours. What a person would judge by reading, it judges from the `Gold` that a question carries.
+Its scale: right > incomplete > wrong > made up; polite is better; longer than needed is worse; cut off is bad. The
+numbers are ours. What a person would judge by reading, it judges from the `Gold` that a question carries.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from chatwright.storage import keyed_uniform
 Verdict = Literal["right", "incomplete", "wrong", "made_up"]
 
 BASE: dict[Verdict, float] = {"right": 1.0, "incomplete": 0.25, "wrong": -0.5, "made_up": -1.0}
-POLITE = 0.5
+POLITE = 0.4
 FREE_WORDS = 25  # longer answers pay
 WORD_PRICE = 0.05
 CUT_OFF = -0.5
@@ -89,10 +87,9 @@ def gold_score(gold: Gold, answer: str, finished: bool) -> float:
     >>> gold_score(gold, "The capital of France is Rome.", True)
     -0.5
     """
-    verdict = judge(gold, answer)
-    polite = POLITE if verdict in ("right", "incomplete") and _POLITE.search(answer) else 0.0
+    polite = POLITE if _POLITE.search(answer) else 0.0
     too_long = max(0, length(answer) - FREE_WORDS)
-    return BASE[verdict] + polite - WORD_PRICE * too_long + (0.0 if finished else CUT_OFF)
+    return BASE[judge(gold, answer)] + polite - WORD_PRICE * too_long + (0.0 if finished else CUT_OFF)
 
 
 def rank(scores: Sequence[float], noise: float, tie_margin: float, *key: object) -> list[list[int]]:
