@@ -113,7 +113,9 @@ def test_fixed_questions_are_asked_greedily_each_list_as_one_conversation(
 
 
 CHAT_IN_A_TERMINAL = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 sys.path.insert(0, sys.argv[1])
 from conftest import CONTEXT, TEXTS, ScriptedEngine
 from chatwright.service.models import LoadedModel
