@@ -117,3 +117,10 @@ def test_an_override_without_value_is_explained(recipe_file: Path, road: FakeRoa
     assert "--set takes KEY=VALUE" in refused(recipe_file, road, "train.steps")
     assert "'steps' is a value, not a table" in refused(recipe_file, road, "train.steps.more=1")
     assert "[train] has no key 'stps'; the nearest is 'steps'." in refused(recipe_file, road, "train.stps=1")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_recipe_that_ships_is_valid(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.names
