@@ -49,15 +49,15 @@ REFERENCE = Speed(products=1.2e11, words=1.3e7)  # two virtual server cores, no 
 # Calibrated on runs of recipes/atlas.toml on that machine: what small matrices, attention, norms and optimisers leave.
 COSTS = {
     "conversations": Cost(fixed=3),
-    "corpus": Cost(fixed=22),
+    "corpus": Cost(fixed=35),
     "tokenizer": Cost(fixed=1, plain=2.0e-7),
     "shards": Cost(fixed=1, plain=2.0e-7),
-    "pretrain": Cost(efficiency=0.22),
-    "sft": Cost(efficiency=0.13),
-    "compare": Cost(fixed=5, efficiency=0.3, sampled=1.0e-4),
-    "reward": Cost(fixed=3, efficiency=0.1),
-    "ppo": Cost(fixed=8, efficiency=0.13, sampled=1.5e-4),
-    "evaluate": Cost(fixed=8, efficiency=0.3, sampled=2.5e-4),
+    "pretrain": Cost(efficiency=0.08),
+    "sft": Cost(efficiency=0.045),
+    "compare": Cost(fixed=8, efficiency=0.1, sampled=2.0e-4),
+    "reward": Cost(fixed=5, efficiency=0.03),
+    "ppo": Cost(fixed=10, efficiency=0.045, sampled=4.0e-4),
+    "evaluate": Cost(fixed=10, efficiency=0.1, sampled=5.0e-4),
     "report": Cost(fixed=4),
 }
 
