@@ -53,11 +53,12 @@ def kill_in(stage: str, fraction: float, run: TinyRun, out: Path, *options: str)
 
 
 def entered(folder: Path, since: float) -> bool:
-    """Whether the stage was begun ``since`` then: after earlier kills its folder is there before."""
+    """Whether the stage was begun, or even finished, ``since`` then: its folder is there from earlier runs."""
     try:
         return json.loads((folder / "in_progress.json").read_text())["attempt_began"] > since
     except FileNotFoundError:
-        return (folder / "manifest.json").exists()
+        manifest = folder / "manifest.json"
+        return manifest.exists() and manifest.stat().st_mtime > since
 
 
 @pytest.mark.slow
