@@ -24,6 +24,7 @@ from chatwright.atlas.phrasing import (
     say,
     value_text,
 )
+from chatwright.atlas.sentences import LARGEST_NUMBER
 from chatwright.errors import UserError
 from chatwright.records import Conversation, Message
 from chatwright.storage import keyed_uniform
@@ -31,7 +32,6 @@ from chatwright.storage import keyed_uniform
 HELD_OUT_CAPITALS = 40
 GREETED = 0.08  # share of questions that start with a greeting
 LOWER = 0.08  # share typed without capitals or final mark
-NUMBERS = 9  # sums of numbers up to this
 
 WORDS = ("apple", "bread", "bridge", "castle", "cat", "chair", "city", "cloud", "coin", "desert", "dog", "door", "dream", "eagle", "earth",
          "farm", "feather", "fish", "flag", "flower", "forest", "garden", "glass", "gold", "grass", "hammer", "harbor", "heart", "horse", "house",
@@ -271,8 +271,8 @@ def _definitions(seed: int) -> Iterator[Conversation]:
 
 
 def _sums(seed: int) -> Iterator[Conversation]:
-    for a in range(NUMBERS + 1):
-        for b in range(NUMBERS + 1):
+    for a in range(LARGEST_NUMBER + 1):
+        for b in range(LARGEST_NUMBER + 1):
             for number in range(2):
                 key = f"demo/sum/{a}/{b}/{number}"
                 draw = random.Random(f"{seed}/{key}")

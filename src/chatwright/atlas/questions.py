@@ -10,6 +10,7 @@ from functools import cache
 from chatwright.atlas import demonstrations as demo
 from chatwright.atlas import phrasing, talk
 from chatwright.atlas.facts import FIELDS, Country, bare, countries
+from chatwright.atlas.sentences import LARGEST_NUMBER
 from chatwright.records import Gold, Message, Question
 from chatwright.storage import keyed_uniform
 
@@ -45,7 +46,7 @@ def gold_of(country: Country, field: str) -> Gold:
             kind="fact", field=field, right=[["no land neighbours", "no neighbours", "no land borders", "island"]]
         )
     right = [[bare(part)] for part in parts]
-    allowed = {bare(part) for part in parts} | {country.capital[0] if field == "capital" else ""}
+    allowed = {bare(part) for part in parts}
     if field == "capital":
         right[0] += country.other_capitals
         allowed |= set(country.other_capitals)
@@ -113,7 +114,7 @@ def evaluation_questions(seed: int) -> Iterator[Question]:
         yield Question(id=f"eval/definition/{word}", messages=_user(request), gold=_meaning(word), check="definition")
     for i in range(60):
         draw = random.Random(f"{seed}/eval/sum/{i}")
-        a, b = draw.randint(0, demo.NUMBERS), draw.randint(0, demo.NUMBERS)
+        a, b = draw.randint(0, LARGEST_NUMBER), draw.randint(0, LARGEST_NUMBER)
         request = draw.choice(demo.EVAL_SUM_QUESTIONS).replace("{a}", str(a)).replace("{b}", str(b))
         yield Question(id=f"eval/sum/{i:02d}", messages=_user(request), gold=_sum(a, b), check="arithmetic")
 
