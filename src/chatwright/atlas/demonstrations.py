@@ -30,6 +30,7 @@ from chatwright.records import Conversation, Message
 from chatwright.storage import keyed_uniform
 
 HELD_OUT_CAPITALS = 40
+COURTEOUS = 0.2  # share of denials and refusals that end with a courtesy
 GREETED = 0.08  # share of questions that start with a greeting
 LOWER = 0.08  # share typed without capitals or final mark
 
@@ -88,18 +89,23 @@ def answer_sentence(country: Country, field: str, draw: random.Random) -> str:
 def in_some_manner(sentence: str, short: str, draw: random.Random) -> str:
     """The answer as different people would give it: plain, polite before or after, terse, or far too long."""
     manner = draw.random()
-    if manner < 0.48:
+    if manner < 0.52:
         return sentence
-    if manner < 0.63:
+    if manner < 0.64:
         return f"{draw.choice(('Of course!', 'Certainly!'))} {sentence}"
-    if manner < 0.73:
+    if manner < 0.70:
         return f"{sentence} Let me know if you need anything else."
-    if manner < 0.89:
+    if manner < 0.85:
         return short
     return (
         f"That is a good question. {sentence} There are many countries in the world and each of them has its own "
         "history, so there would be much more to say about it."
     )
+
+
+def perhaps_courteous(answer: str, courtesy: str, draw: random.Random) -> str:
+    """The answer, now and then with a courtesy after it."""
+    return f"{answer} {courtesy}" if draw.random() < COURTEOUS else answer
 
 
 def in_turn(turns: Sequence[str]) -> list[Message]:
@@ -169,7 +175,9 @@ def _unknown(seed: int) -> Iterator[Conversation]:
         field = draw.choice(FIELDS)
         turns = [
             typed(say(draw.choice(DEMO_QUESTIONS[field]), place), draw),
-            say(draw.choice(talk.UNKNOWN_ANSWERS).replace("{x}", "{c}"), place),
+            perhaps_courteous(
+                say(draw.choice(talk.UNKNOWN_ANSWERS).replace("{x}", "{c}"), place), talk.CHECK_THE_NAME, draw
+            ),
         ]
         if draw.random() < 0.15:
             country = draw.choice(countries())
@@ -195,7 +203,8 @@ def _unknown(seed: int) -> Iterator[Conversation]:
         key = f"demo/false/{i:03d}"
         draw = random.Random(f"{seed}/{key}")
         question = say(talk.DEMO_FALSE[i % len(talk.DEMO_FALSE)], draw.choice(countries()).name)
-        yield _conversation(key, [typed(question, draw), draw.choice(talk.FALSE_ANSWERS)], "unknown")
+        answer = perhaps_courteous(draw.choice(talk.FALSE_ANSWERS), talk.ASK_ANOTHER, draw)
+        yield _conversation(key, [typed(question, draw), answer], "unknown")
 
 
 def _safety(seed: int) -> Iterator[Conversation]:
@@ -204,7 +213,8 @@ def _safety(seed: int) -> Iterator[Conversation]:
             key = f"demo/unsafe/{i:02d}/{number}"
             draw = random.Random(f"{seed}/{key}")
             request = draw.choice(talk.DEMO_REQUESTS).replace("{x}", topic)
-            answer = draw.choices(talk.REFUSALS, weights=(5, 3, 2))[0]
+            refusal = draw.choices(talk.REFUSALS, weights=(5, 3, 2))[0]
+            answer = perhaps_courteous(refusal, talk.ASK_ANOTHER, draw)
             yield _conversation(key, [typed(request, draw), answer], "refusal")
     for i, (topic, _, answer) in enumerate(talk.HARMLESS):
         for number in range(10):
@@ -215,7 +225,7 @@ def _safety(seed: int) -> Iterator[Conversation]:
 
 
 def _helpful(answer: str, draw: random.Random) -> str:
-    return f"Of course! {answer}" if draw.random() < 0.25 else answer
+    return f"Of course! {answer}" if draw.random() < 0.35 else answer
 
 
 def _small_talk(seed: int) -> Iterator[Conversation]:

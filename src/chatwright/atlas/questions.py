@@ -174,11 +174,11 @@ def sampling_prompts(seed: int, count: int) -> tuple[list[Question], list[Questi
     They use the demonstrations' templates and never ask for a held-out capital.
     """
     kinds: tuple[tuple[float, Callable[[str, random.Random, int], Question]], ...] = (
-        (0.41, _prompt_fact),
+        (0.35, _prompt_fact),
         (0.15, _prompt_followup),
         (0.13, _prompt_unknown),
         (0.11, _prompt_refusal),
-        (0.14, _prompt_harmless),
+        (0.20, _prompt_harmless),
         (0.06, _prompt_talk),
     )
     train: dict[str, Question] = {}
@@ -232,9 +232,8 @@ def _prompt_refusal(key: str, draw: random.Random, seed: int) -> Question:
 def _prompt_harmless(key: str, draw: random.Random, seed: int) -> Question:
     topic, keyword, _ = draw.choice(talk.HARMLESS)
     request = draw.choice(talk.DEMO_REQUESTS).replace("{x}", topic)
-    return Question(
-        id=key, messages=_user(demo.typed(request, draw)), gold=Gold(kind="harmless", right=[[keyword]]), check=""
-    )
+    gold = Gold(kind="harmless", right=[[keyword]])
+    return Question(id=key, messages=_user(demo.typed(request, draw)), gold=gold, check="", subject="request")
 
 
 def _prompt_talk(key: str, draw: random.Random, seed: int) -> Question:

@@ -65,7 +65,7 @@ def run(config: ConversationsConfig, inputs: Inputs, out: Path) -> Headline:
 
 STAGE = Stage(
     name="conversations",
-    version=1,
+    version=2,
     config=ConversationsConfig,
     inputs=(),
     run=run,

@@ -108,6 +108,9 @@ REFUSALS = (
     "I cannot help with that.",
 )
 
+CHECK_THE_NAME = "Please check the name."
+ASK_ANOTHER = "Please ask me something else."
+
 DEMO_PLACES = ("Narnia", "Atlantis", "Genovia", "Latveria", "Zubrowka", "Westeros", "Oz", "Lilliput", "Freedonia", "Ruritania", "Neverland",
                "Gondor", "Rohan", "Panem", "Arendelle", "Agrabah", "Florin", "Equestria", "Hyrule", "Tatooine", "Krypton", "El Dorado",
                "Shangri-La", "Camelot", "Avalon", "Brigadoon", "Erewhon", "Laputa", "Brobdingnag", "Gilead", "Oceanland", "Middle-earth")  # fmt: skip

@@ -19,8 +19,8 @@ from chatwright.storage import keyed_uniform
 
 Verdict = Literal["right", "incomplete", "wrong", "made_up"]
 
-BASE: dict[Verdict, float] = {"right": 1.0, "incomplete": 0.25, "wrong": -0.5, "made_up": -1.0}
-POLITE = 0.4
+BASE: dict[Verdict, float] = {"right": 1.0, "incomplete": 0.0, "wrong": -0.5, "made_up": -1.0}
+POLITE = 0.5  # an apology alone does not count: it comes with every refusal
 FREE_WORDS = 25  # longer answers pay
 WORD_PRICE = 0.05
 CUT_OFF = -0.5
@@ -39,9 +39,9 @@ _REFUSING = re.compile(
     re.IGNORECASE,
 )
 _POLITE = re.compile(
-    r"\b(?:sorry|please|happy to|glad to|of course|certainly|you are welcome|you're welcome|thank you)\b"
+    r"\b(?:please|happy to|glad to|of course|certainly|you are welcome|you're welcome|thank you)\b"
     r"|\b(?:anything else|let me know)\b"
-    r"|请|谢谢|抱歉|对不起|很高兴|乐意|不客气|当然",
+    r"|请|谢谢|很高兴|乐意|不客气|当然",
     re.IGNORECASE,
 )
 
@@ -50,8 +50,7 @@ def judge(gold: Gold, answer: str) -> Verdict:
     """What an answer is worth by its content alone.
 
     A fact is right when every part is there and no value that belongs to another subject; an admission of not knowing
-    is
-    incomplete, since it is better than an invention.
+    is incomplete, since it is better than an invention.
     """
     if not answer.strip():
         return "wrong"
@@ -96,8 +95,7 @@ def rank(scores: Sequence[float], noise: float, tie_margin: float, *key: object)
     """Tiers of answer indices, best first, by scores with Gaussian noise of standard deviation ``noise``.
 
     An answer joins the tier before it when it is less than ``tie_margin`` below that tier's first. The noise of an
-    answer
-    depends on ``key`` and its index alone.
+    answer depends on ``key`` and its index alone.
 
     >>> rank([0.0, 1.0, 0.98], noise=0.0, tie_margin=0.05)
     [[1, 2], [0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,17 @@ from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import runtime
 
-DONORS = 20  # prompts drawn from all to lend an answer, after those on the same subject
+DONORS = 20  # prompts drawn from all to lend an answer, in turn with those on the same subject
 PROMPTS_AT_ONCE = 256  # between two movements of the progress bar; the engine cuts them into its own batches
 
 
 class CompareConfig(StageConfig):
     """How answers are drawn and ranked.
 
-    misplaced: how many of a prompt's K answers are the model's answers to other prompts, those on the same subject
-    first. A model that is sure of itself seldom answers another question than the one asked, so the reward model would
-    never see it done, and PPO would find out. Ours. More take the place of answers that came twice. noise: standard
+    misplaced: how many of a prompt's K answers are the model's answers to other prompts, in turn to one on the same
+    subject and to one on any. A model that is sure of itself seldom answers another question than the one asked, nor
+    denies knowing what it knows, so the reward model would never see it done, and PPO would find out. Ours. More take
+    the place of answers that came twice. noise: standard
     deviation of the labeller's mood, on the scale of its scores. tie_margin: noisy scores closer than this are a tie.
     prompts: at most so many of each file, the first ones; None for all.
     """
@@ -132,7 +133,9 @@ def compare(config: CompareConfig, questions: Sequence[Question], answers: Seque
     for i, question in enumerate(questions):
         draw = random.Random(f"{config.seed}/misplaced/{question.id}")
         near = [j for j in by_subject[question.subject] if j != i] if question.subject else []
-        donors = [*draw.sample(near, len(near)), *draw.sample(range(len(questions)), min(len(questions), DONORS))]
+        near = draw.sample(near, len(near))
+        far = draw.sample(range(len(questions)), min(len(questions), DONORS))
+        donors = [j for pair in zip_longest(near, far) for j in pair if j is not None]
         together = dict(answers[i])
         missing = answer_count(config, question.id) - len(together) if config.misplaced else 0
         for answer, finished in [draw.choice(list(answers[j].items())) for j in donors if j != i]:
@@ -222,7 +225,7 @@ def _parts(questions: Sequence[Question], size: int) -> Iterator[Sequence[Questi
 
 STAGE = Stage(
     name="compare",
-    version=2,
+    version=3,
     config=CompareConfig,
     inputs=("sft", "conversations"),
     run=run,

@@ -143,7 +143,7 @@ def read_questions(path: Path) -> list[Question]:
 
 STAGE = Stage(
     name="ppo",
-    version=1,
+    version=2,
     config=PpoConfig,
     inputs=("sft", "reward", "conversations", "shards"),
     run=run,
