@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
+from chatwright.model.presets import preset
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from chatwright.model.config import ModelConfig, preset
+from chatwright.model.config import ModelConfig
 from chatwright.model.decoder import Decoder
+from chatwright.model.presets import preset
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
 
 SIZES = {"vocab_size": 300, "context": 32, "layers": 3, "d_model": 48, "heads": 4}
@@ -20,15 +21,31 @@ def tokenizer() -> Tokenizer:
     return train_bpe(["the capital of France is Paris. 你好，世界 "] * 3, 290)
 
 
-@pytest.fixture(params=["gpt2", "gpt2-untied", "modern", "modern-mha-untied"])
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt1": ("gpt1", {"dropout": 0.0}),
+    "gpt2": ("gpt2", {"d_ff": 100}),
+    "gpt2-untied": ("gpt2", {"tied": False}),
+    "gpt3": ("gpt3", {"d_head": 16, "attention_stride": 5}),
+    "llama": ("llama", {"kv_heads": 2, "d_ff": 80}),
+    "llama-scaled-biased": (
+        "llama",
+        {
+            "bias": "attention",
+            "rope_scaling": {"kind": "llama3", "factor": 8.0, "original_context": 16},
+        },
+    ),
+    "llama-linear": ("llama", {"rope_scaling": {"kind": "linear", "factor": 2.0}}),
+    "smollm3": ("llama", {"rotary": (True, True, False), "kv_heads": 2, "d_ff": 80}),
+    "qwen2": ("qwen2", {"kv_heads": 2, "tied": False}),
+    "modern": ("modern", {"kv_heads": 2, "d_head": 16, "d_ff": 80}),
+    "modern-mha-untied": ("modern", {"tied": False, "rope_theta": 1_000_000.0}),
+}
+
+
+@pytest.fixture(params=FAMILIES)
 def config(request: pytest.FixtureRequest) -> ModelConfig:
-    fields: dict[str, dict[str, Any]] = {
-        "gpt2": {"d_ff": 100},
-        "gpt2-untied": {"tied": False},
-        "modern": {"kv_heads": 2, "d_head": 16, "d_ff": 80},
-        "modern-mha-untied": {"tied": False, "rope_theta": 1_000_000.0},
-    }
-    return preset(request.param.split("-")[0], **SIZES | fields[request.param])
+    name, fields = FAMILIES[request.param]
+    return preset(name, **SIZES | fields)
 
 
 @pytest.fixture

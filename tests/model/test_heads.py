@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import torch
 
-from chatwright.model.config import ModelConfig, preset
+from chatwright.model.config import ModelConfig
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.masks import positions_from_valid, valid_mask
+from chatwright.model.presets import preset
 
 Build = Callable[..., Decoder]
 

@@ -22,9 +22,9 @@ from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
 from chatwright.inference.prompts import fit
 from chatwright.inference.sampling import Sampling
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import save_model
+from chatwright.model.presets import preset
 from chatwright.records import Message
 from chatwright.service.app import LARGEST_BODY, serve
 from chatwright.service.models import LoadedModel, load

@@ -12,9 +12,9 @@ import torch
 from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
 from chatwright.labelling.simulated import gold_score
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import save_model
+from chatwright.model.presets import preset
 from chatwright.records import Comparison, Gold, Message, Question
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
+from chatwright.model.presets import preset
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training.heldout import bits_per_byte, text_bytes, windows_once
 

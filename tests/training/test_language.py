@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
+from chatwright.model.presets import preset
 from chatwright.training.batches import Example, Packed
 from chatwright.training.language import language_parts, states, summed_nats
 from chatwright.training.loop import accumulate

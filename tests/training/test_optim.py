@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
+from chatwright.model.presets import preset
 from chatwright.training.optim import (
     Muon,
     OptimConfig,

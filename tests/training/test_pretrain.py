@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from chatwright.errors import UserError
-from chatwright.model.config import preset
 from chatwright.model.folder import load_model
+from chatwright.model.presets import preset
 from chatwright.stage import read_metrics
 from chatwright.storage import read_json, write_json
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe

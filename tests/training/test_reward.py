@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from chatwright.errors import UserError
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_reward, save_model
 from chatwright.model.heads import ScoredDecoder
+from chatwright.model.presets import preset
 from chatwright.records import Conversation
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer

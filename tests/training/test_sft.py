@@ -8,9 +8,9 @@ import torch
 from pydantic import ValidationError
 
 from chatwright.errors import UserError
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
+from chatwright.model.presets import preset
 from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render, render_with_mask

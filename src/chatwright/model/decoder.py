@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatwright.model.config import ModelConfig
+from chatwright.model.config import ModelConfig, RopeScaling
 from chatwright.model.norms import RMSNorm, unit_rms
+from chatwright.model.sparse import sparse_attention
 
 
 class Cache:
@@ -61,8 +62,11 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.d_head = config.heads, config.kv_heads, config.d_head
         self.dropout = config.dropout
         self.norm_eps = config.norm_eps
-        self.qkv = nn.Linear(config.d_model, (config.heads + 2 * config.kv_heads) * config.d_head, bias=config.bias)
-        self.out = nn.Linear(config.heads * config.d_head, config.d_model, bias=config.bias)
+        self.stride = config.attention_stride if config.is_sparse(layer) else None
+        self.rotated = config.is_rotated(layer)
+        width = (config.heads + 2 * config.kv_heads) * config.d_head
+        self.qkv = nn.Linear(config.d_model, width, bias=config.bias != "none")
+        self.out = nn.Linear(config.heads * config.d_head, config.d_model, bias=config.bias in ("attention", "all"))
         self.q_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
 
@@ -73,21 +77,25 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:  # queries and keys in one go
             scale_NE = torch.cat((self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.kv_heads, -1)))
             qk_BTNE = unit_rms(qk_BTNE, self.norm_eps) * scale_NE
-        if rotation is not None:
+        if self.rotated and rotation is not None:
             qk_BTNE = rotate(qk_BTNE, rotation)
         q_BHTE, k_BKTE = qk_BTNE.transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
         v_BKTE = v_BTKE.transpose(1, 2)
         if cache is not None:
             k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
-        y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE,
-            k_BKTE,
-            v_BKTE,
-            attn_mask=None if mask_BTS is None else mask_BTS[:, None],
-            is_causal=mask_BTS is None and T > 1,
-            dropout_p=self.dropout if self.training else 0.0,
-            enable_gqa=self.kv_heads < self.heads,
-        )
+        dropout = self.dropout if self.training else 0.0
+        if self.stride is not None:
+            y_BHTE = sparse_attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
+        else:
+            y_BHTE = F.scaled_dot_product_attention(
+                q_BHTE,
+                k_BKTE,
+                v_BKTE,
+                attn_mask=None if mask_BTS is None else mask_BTS[:, None],
+                is_causal=mask_BTS is None and T > 1,
+                dropout_p=dropout,
+                enable_gqa=self.kv_heads < self.heads,
+            )
         return self.out(y_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -97,9 +105,21 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines of the tokens' angles, eac
 def rotation_tables(config: ModelConfig) -> Rotation:
     """Cosine and sine of each position's angles, [context, E] each; e and e + E/2 turn together, as in Hugging Face."""
     inverse_E2 = config.rope_theta ** -(torch.arange(0, config.d_head, 2, device="cpu").double() / config.d_head)
+    if config.rope_scaling is not None:
+        inverse_E2 = scaled_frequencies(inverse_E2, config.rope_scaling)
     angles_SE2 = torch.arange(config.context, device="cpu").double()[:, None] * inverse_E2
     angles_SE = torch.cat((angles_SE2, angles_SE2), dim=-1)
     return angles_SE.cos().float(), angles_SE.sin().float()
+
+
+def scaled_frequencies(inverse_E2: Tensor, scaling: RopeScaling) -> Tensor:
+    """Angles a token, slowed down for a longer context (see `RopeScaling`)."""
+    if scaling.kind == "linear":
+        return inverse_E2 / scaling.factor
+    turns_E2 = scaling.original_context * inverse_E2 / (2 * math.pi)  # in the original context
+    fast_E2 = (turns_E2 - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    fast_E2 = fast_E2.clamp(0, 1)
+    return inverse_E2 * (fast_E2 + (1 - fast_E2) / scaling.factor)
 
 
 def rotate(x_BTNE: Tensor, rotation: Rotation) -> Tensor:
@@ -115,8 +135,8 @@ class Mlp(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=config.bias)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+        self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=config.bias == "all")
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias == "all")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         hidden = self.up(x_BTD)
@@ -127,7 +147,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each normed before and added to the residual stream after."""
+    """Attention, then the MLP, each added to the residual stream; normed before (GPT-2) or after the sum (GPT-1)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -136,8 +156,12 @@ class Block(nn.Module):
         self.mlp_norm = build_norm(config)
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.post = config.norm_place == "post"
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
+        if self.post:
+            x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, rotation, mask_BTS, cache)))
+            return self.mlp_norm(x_BTD + self.dropout(self.mlp(x_BTD)))
         x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rotation, mask_BTS, cache))
         return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
 
@@ -156,13 +180,13 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        config.layout  # noqa: B018  refuses a combination that could not be saved, before any training
+        config.layout  # noqa: B018  refuses a combination of no family, which could not be saved, before any training
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = nn.Embedding(config.context, config.d_model) if config.positions == "learned" else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.norm = build_norm(config)
+        self.norm = build_norm(config) if config.norm_place == "pre" else nn.Identity()
         self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
         if config.positions == "rope":
             cos_SE, sin_SE = rotation_tables(config)
@@ -178,7 +202,7 @@ class Decoder(nn.Module):
         mask_BTS: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """The states after the final norm, [B, T, D].
+        """The states that the head reads, after the final norm where there is one, [B, T, D].
 
         positions_BT: int64; default 0, 1, ... after what the cache holds. mask_BTS: bool [B or 1, T, S], true where a
         token may attend, S = cache length + T; default causal. The cache, if given, takes in these tokens.
@@ -221,9 +245,12 @@ class Decoder(nn.Module):
 
 @torch.no_grad()
 def init_weights(model: Decoder, generator: torch.Generator | None = None) -> None:
-    """Draw every weight anew: N(0, 0.02), residual projections over sqrt(2 layers) (GPT-2 2.3); norms 1, biases 0."""
+    """Draw every weight anew: N(0, 0.02) (GPT-1, 4.1); norms 1, biases 0.
+
+    With norms before the sub-blocks, residual projections are N(0, 0.02 / sqrt(2 layers)) (GPT-2, 2.3).
+    """
     std = 0.02
-    residual_std = std / math.sqrt(2 * model.config.layers)
+    residual_std = std / math.sqrt(2 * model.config.layers) if model.config.norm_place == "pre" else std
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)

@@ -1,15 +1,14 @@
 """Model folders in the Hugging Face layout: what we save loads in transformers as it is, and the reverse.
 
-gpt2 is GPT2LMHeadModel, modern is Qwen3ForCausalLM; a reward model is their ForSequenceClassification with one label,
-and our score is that class's score minus ``reward_bias`` of config.json. One table (`tensor_table`) names every tensor
-on both sides, so that saving and loading cannot disagree. Only safetensors and JSON are read.
+A reward model is its family's ForSequenceClassification with one label, and our score is that class's score minus
+``reward_bias`` of config.json. Only safetensors and JSON are read.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,114 +18,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from chatwright.errors import UserError
-from chatwright.model.config import Layout, ModelConfig, preset
+from chatwright.model.config import Layout, ModelConfig
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
+from chatwright.model.hf_config import CAUSAL, REWARD, from_fields, to_fields
+from chatwright.model.names import NAMES, tensor_table
 from chatwright.storage import read_json, whole_file, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 
-_CAUSAL: dict[Layout, str] = {"gpt2": "GPT2LMHeadModel", "modern": "Qwen3ForCausalLM"}
-_REWARD: dict[Layout, str] = {"gpt2": "GPT2ForSequenceClassification", "modern": "Qwen3ForSequenceClassification"}
-
-# Fields of config.json that would change the logits if they had another value; what is absent has this value.
-_FIXED: dict[Layout, dict[str, tuple[Any, ...]]] = {
-    "gpt2": {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-    },
-    "modern": {
-        "hidden_act": ("silu",),
-        "attention_bias": (False,),
-        "use_sliding_window": (False,),
-        "rope_scaling": (None,),
-    },
-}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One of our tensors and the Hugging Face tensors that hold it: its rows in order, each perhaps transposed."""
-
-    ours: str
-    theirs: tuple[str, ...]
-    rows: tuple[int, ...] = ()  # of each of ``theirs``, where there are several
-    transposed: bool = False  # GPT-2's Conv1D keeps [in, out]
-
-    def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """Our tensor as theirs."""
-        parts = tensor.split(self.rows) if self.rows else (tensor,)
-        return {name: part.t() if self.transposed else part for name, part in zip(self.theirs, parts, strict=True)}
-
-    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Their tensors as ours, in memory of its own."""
-        return torch.cat([tensors[name].t() if self.transposed else tensors[name] for name in self.theirs])
-
-
-def tensor_table(config: ModelConfig) -> list[Entry]:
-    """Every parameter of `Decoder(config)` beside its Hugging Face name."""
-    table = _gpt2_table(config) if config.layout == "gpt2" else _modern_table(config)
-    return table if config.tied else [*table, Entry("head.weight", ("lm_head.weight",))]
-
-
-def _gpt2_table(config: ModelConfig) -> list[Entry]:
-    names = {
-        "attention_norm": "ln_1",
-        "attention.qkv": "attn.c_attn",
-        "attention.out": "attn.c_proj",
-        "mlp_norm": "ln_2",
-        "mlp.up": "mlp.c_fc",
-        "mlp.down": "mlp.c_proj",
-    }
-    table = [
-        Entry("embedding.weight", ("transformer.wte.weight",)),
-        Entry("positions.weight", ("transformer.wpe.weight",)),
-        Entry("norm.weight", ("transformer.ln_f.weight",)),
-        Entry("norm.bias", ("transformer.ln_f.bias",)),
-    ]
-    for layer in range(config.layers):
-        for ours, theirs in names.items():
-            for kind in ("weight", "bias"):
-                transposed = kind == "weight" and "." in ours
-                name = f"transformer.h.{layer}.{theirs}.{kind}"
-                table.append(Entry(f"blocks.{layer}.{ours}.{kind}", (name,), transposed=transposed))
-    return table
-
-
-def _modern_table(config: ModelConfig) -> list[Entry]:
-    q, kv = config.heads * config.d_head, config.kv_heads * config.d_head
-    table = [
-        Entry("embedding.weight", ("model.embed_tokens.weight",)),
-        Entry("norm.weight", ("model.norm.weight",)),
-    ]
-    for layer in range(config.layers):
-        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
-        projections = tuple(f"{theirs}.self_attn.{name}_proj.weight" for name in "qkv")
-        gate_up = (f"{theirs}.mlp.gate_proj.weight", f"{theirs}.mlp.up_proj.weight")
-        table += [
-            Entry(f"{ours}.attention_norm.weight", (f"{theirs}.input_layernorm.weight",)),
-            Entry(f"{ours}.attention.qkv.weight", projections, rows=(q, kv, kv)),
-            Entry(f"{ours}.attention.q_norm", (f"{theirs}.self_attn.q_norm.weight",)),
-            Entry(f"{ours}.attention.k_norm", (f"{theirs}.self_attn.k_norm.weight",)),
-            Entry(f"{ours}.attention.out.weight", (f"{theirs}.self_attn.o_proj.weight",)),
-            Entry(f"{ours}.mlp_norm.weight", (f"{theirs}.post_attention_layernorm.weight",)),
-            Entry(f"{ours}.mlp.up.weight", gate_up, rows=(config.d_ff, config.d_ff)),
-            Entry(f"{ours}.mlp.down.weight", (f"{theirs}.mlp.down_proj.weight",)),
-        ]
-    return table
+# Buffers that older versions of transformers wrote into their files; they hold no weights.
+_BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$|\.rotary_emb\.inv_freq$|(?:^|\.)position_ids$")
 
 
 def save_model(model: Decoder, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load as it is."""
     config = model.config
-    _save(folder, _to_theirs(model), _hf_config(config, tokenizer, dtype, _CAUSAL[config.layout]), tokenizer, dtype)
+    _save(folder, _to_theirs(model), _hf_config(config, tokenizer, dtype, CAUSAL[config.layout]), tokenizer, dtype)
 
 
 def save_reward(model: ScoredDecoder, folder: Path, tokenizer: Tokenizer) -> None:
     """Write a folder that `AutoModelForSequenceClassification` loads; an LM head of its own is left out."""
     config = model.decoder.config.model_copy(update={"tied": True})
-    fields = _hf_config(config, tokenizer, torch.float32, _REWARD[config.layout])
+    fields = _hf_config(config, tokenizer, torch.float32, REWARD[config.layout])
     fields |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}, "reward_bias": model.bias.item()}
     tensors = _to_theirs(model.decoder) | {"score.weight": model.head.weight}
     tensors.pop("lm_head.weight", None)
@@ -135,20 +48,20 @@ def save_reward(model: ScoredDecoder, folder: Path, tokenizer: Tokenizer) -> Non
 
 def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     """Read a model folder, ours or of transformers; weights as float32. UserError says what is wrong with it."""
-    _, config, tokenizer = _read_config(folder, _CAUSAL)
-    tensors = _read_tensors(folder, _expected_shapes(config))
+    _, config, tokenizer = _read_config(folder, CAUSAL)
+    tensors = _read_tensors(folder, config, _expected_shapes(config))
     return _decoder(config, tensors), tokenizer
 
 
 def load_reward(folder: Path) -> tuple[ScoredDecoder, Tokenizer]:
     """Read a reward model's folder. UserError says what is wrong with it."""
-    fields, config, tokenizer = _read_config(folder, _REWARD)
+    fields, config, tokenizer = _read_config(folder, REWARD)
     config = config.model_copy(update={"tied": True})
     bias = fields.get("reward_bias", 0.0)
     if not isinstance(bias, int | float) or not math.isfinite(bias):
         raise UserError(f"{folder / 'config.json'}: reward_bias must be a number, not {bias!r}.")
     score = (1, config.d_model)
-    tensors = _read_tensors(folder, _expected_shapes(config) | {"score.weight": score})
+    tensors = _read_tensors(folder, config, _expected_shapes(config) | {"score.weight": score})
     model = ScoredDecoder(_decoder(config, tensors), torch.Generator())
     with torch.no_grad():
         model.head.weight.copy_(tensors["score.weight"])
@@ -182,7 +95,7 @@ def _save(
     with whole_file(folder / "model.safetensors") as partial:
         save_file(stored, partial, metadata={"format": "pt"})
     tokenizer.save(folder)
-    if fields["architectures"][0] in _CAUSAL.values():
+    if fields["architectures"][0] in CAUSAL.values():
         ends = {"eos_token_id": tokenizer.end_of_turn, "pad_token_id": tokenizer.pad}
         write_json(folder / "generation_config.json", {**ends, "do_sample": True, "temperature": 1.0})
     write_json(folder / "config.json", fields)
@@ -197,7 +110,6 @@ def _hf_config(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype, ar
     common = {
         "architectures": [architecture],
         "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tied,
         "dtype": str(dtype).removeprefix("torch."),
         "bos_token_id": None,
         "eos_token_id": tokenizer.end_of_turn,
@@ -205,44 +117,7 @@ def _hf_config(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype, ar
         "initializer_range": 0.02,
         "use_cache": True,
     }
-    return common | (_gpt2_fields(config) if config.layout == "gpt2" else _modern_fields(config))
-
-
-def _gpt2_fields(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "model_type": "gpt2",
-        "n_positions": config.context,
-        "n_layer": config.layers,
-        "n_embd": config.d_model,
-        "n_head": config.heads,
-        "n_inner": config.d_ff,
-        "layer_norm_epsilon": config.norm_eps,
-        "activation_function": "gelu_new",
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
-    }
-
-
-def _modern_fields(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "model_type": "qwen3",
-        "max_position_embeddings": config.context,
-        "num_hidden_layers": config.layers,
-        "hidden_size": config.d_model,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.d_head,
-        "intermediate_size": config.d_ff,
-        "rms_norm_eps": config.norm_eps,
-        # transformers 4 and most servers read the first, transformers 5 the second.
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": config.dropout,
-        "use_sliding_window": False,
-    }
+    return common | to_fields(config)
 
 
 def _read_config(folder: Path, architectures: dict[Layout, str]) -> tuple[dict[str, Any], ModelConfig, Tokenizer]:
@@ -254,7 +129,7 @@ def _read_config(folder: Path, architectures: dict[Layout, str]) -> tuple[dict[s
     layouts = {architecture: layout for layout, architecture in architectures.items()}
     if not isinstance(named, list) or len(named) != 1 or named[0] not in layouts:
         raise UserError(f"{path} names the architecture {named!r}; this can be read: {', '.join(layouts)}.")
-    config = _our_config(fields, layouts[named[0]], path)
+    config = from_fields(fields, layouts[named[0]], path)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -264,61 +139,20 @@ def _read_config(folder: Path, architectures: dict[Layout, str]) -> tuple[dict[s
     return fields, config, tokenizer
 
 
-def _our_config(fields: Mapping[str, Any], layout: Layout, path: Path) -> ModelConfig:
-    for key, allowed in _FIXED[layout].items():
-        if fields.get(key, allowed[0]) not in allowed:
-            raise UserError(f"{path}: {key}={fields[key]!r} is not supported; only {allowed[0]!r} is.")
-    try:
-        return preset(layout, **(_gpt2_sizes(fields) if layout == "gpt2" else _modern_sizes(fields)))
-    except KeyError as error:
-        raise UserError(f"{path} lacks the field {error.args[0]!r}.") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def _gpt2_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {
-        "vocab_size": fields["vocab_size"],
-        "context": fields["n_positions"],
-        "layers": fields["n_layer"],
-        "d_model": fields["n_embd"],
-        "heads": fields["n_head"],
-        "norm_eps": fields.get("layer_norm_epsilon", 1e-5),  # absent: the default of transformers' GPT2Config
-        "dropout": fields.get("resid_pdrop", 0.1),  # likewise
-        "tied": fields.get("tie_word_embeddings", True),
-    }
-    return sizes | ({"d_ff": fields["n_inner"]} if fields.get("n_inner") is not None else {})
-
-
-def _modern_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    rope = fields.get("rope_parameters", {})
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise UserError(f"rope_parameters={rope!r} is not supported; only the rope_type 'default' is.")
-    return {
-        "vocab_size": fields["vocab_size"],
-        "context": fields["max_position_embeddings"],
-        "layers": fields["num_hidden_layers"],
-        "d_model": fields["hidden_size"],
-        "heads": fields["num_attention_heads"],
-        "kv_heads": fields["num_key_value_heads"],
-        "d_head": fields["head_dim"],
-        "d_ff": fields["intermediate_size"],
-        "norm_eps": fields["rms_norm_eps"],
-        "rope_theta": fields["rope_theta"] if "rope_theta" in fields else rope["rope_theta"],
-        "dropout": fields.get("attention_dropout", 0.0),
-        "tied": fields.get("tie_word_embeddings", False),  # absent: the default of transformers
-    }
-
-
-def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of model.safetensors, which are exactly those expected. UserError otherwise."""
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist.")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a safetensors file ({error}); copy or make it again.") from None
+def _read_tensors(folder: Path, config: ModelConfig, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors of a folder's safetensors files, which are exactly those expected. UserError otherwise."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        path, tensors = index, _read_shards(folder, index)
+    else:
+        path = folder / "model.safetensors"
+        tensors = _read_file(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
+    base = NAMES[config.layout].base
+    if not any(name.startswith(base) for name in tensors):  # a file of the bare model, without its head
+        tensors = {base + name: tensor for name, tensor in tensors.items()}
+    if config.tied:
+        tensors.pop("lm_head.weight", None)  # some files hold the embedding twice
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         raise UserError(f"{path} lacks {_some(missing)}, which its config.json asks for.")
@@ -329,6 +163,29 @@ def _read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict
         if tuple(tensors[name].shape) != shape:
             raise UserError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}; config.json asks for {shape}.")
     return tensors
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
+    """The tensors of every file that the index names, each from the file it is said to be in."""
+    fields = read_json(index)
+    places = fields.get("weight_map") if isinstance(fields, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise UserError(f"{index} has no weight_map from tensors to files.")
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(places.values())):
+        if Path(file).name != file:
+            raise UserError(f"{index} names the file {file!r}, which is not in its own folder.")
+        tensors |= {name: tensor for name, tensor in _read_file(folder / file).items() if places.get(name) == file}
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or not a safetensors file ({error}); copy or make it again.") from None
 
 
 def _some(names: list[str]) -> str:

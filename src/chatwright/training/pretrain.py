@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 
 from chatwright.errors import UserError
-from chatwright.model.config import ModelConfig, parameter_count, preset
+from chatwright.model.config import ModelConfig, parameter_count
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import save_model
+from chatwright.model.presets import preset
 from chatwright.stage import Headline, Inputs, Stage, StageConfig, read_metrics, say
 from chatwright.storage import digest
 from chatwright.tokenizer.bpe import Tokenizer

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from chatwright.model.config import preset
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.heads import ScoredDecoder
+from chatwright.model.presets import preset
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
 
 
