@@ -15,12 +15,13 @@ import argparse
 import json
 import math
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -87,9 +88,15 @@ def memory(stride: int, name: str, length: int, device: torch.device) -> float:
         before = torch.cuda.memory_allocated()
         once(kernel, leaves, True)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resident_kib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of what came before
     once(kernel, leaves, True)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024
+    return (resident_kib("VmHWM") - before) / 1024
+
+
+def resident_kib(field: str) -> int:
+    """VmRSS, the resident set of this process, or VmHWM, its peak (Linux)."""
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))  # type: ignore[union-attr]
 
 
 def exponent(lengths: list[int], values: list[float]) -> float:

@@ -154,6 +154,7 @@ def test_ctrl_c_stops_the_answer_and_at_the_prompt_the_program():
         os.write(ours, b"hello\n")
         wait_for("short")
         wait_for("›")
+        time.sleep(0.5)  # the prompt is on the screen a moment before anything reads
         os.kill(process.pid, signal.SIGINT)
         wait_for("left in peace")
         assert process.wait(10) == 0
