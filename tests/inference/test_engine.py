@@ -197,7 +197,7 @@ def test_chat_answers_the_rendered_conversation(engine: Engine, tokenizer: Token
 
 def test_ids_that_the_tokenizer_lacks_are_never_chosen(model: Decoder, tokenizer: Tokenizer) -> None:
     class Smaller:
-        vocab_size, end_of_turn, pad = 200, tokenizer.end_of_turn, 0
+        vocab_size, stops, pad = 200, tokenizer.stops, 0
 
     engine = Engine(model, Smaller())  # type: ignore[arg-type]
     completions = engine.generate([[3]] * 20, [Sampling(max_tokens=30, temperature=5.0, seed=i) for i in range(20)])

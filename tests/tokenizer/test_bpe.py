@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatwright.errors import UserError
-from chatwright.tokenizer.bpe import SPECIALS, Tokenizer, train_bpe
+from chatwright.tokenizer.bpe import SPECIALS, TURN, Tokenizer, train_bpe
 
 TEXTS = [
     "The capital of France is Paris. Don't you know? I'll say it: it's 12345 km away.\n\n  Indented   text\t.",
@@ -70,7 +70,7 @@ def _without_specials(folder: Path) -> tokenizers.Tokenizer:
 
 @given(parts=st.lists(st.one_of(st.sampled_from(SPECIALS), st.text(max_size=5))))
 def test_text_never_becomes_a_special_token(tokenizer: Tokenizer, parts: list[str]) -> None:
-    special = {tokenizer.end_of_text, tokenizer.turn, tokenizer.end_of_turn, tokenizer.pad}
+    special = {tokenizer.end_of_text, tokenizer.specials[TURN], tokenizer.end_of_turn, tokenizer.pad}
     assert len(special) == 4
     assert not special & set(tokenizer.encode("".join(parts)))
 
@@ -115,7 +115,13 @@ def test_load_gives_the_tokenizer_that_was_saved(tokenizer: Tokenizer, folder: P
 
 
 def test_decode_skips_specials_and_replaces_broken_utf8(tokenizer: Tokenizer) -> None:
-    ids = [tokenizer.turn, *tokenizer.encode("hi"), tokenizer.end_of_turn, tokenizer.pad, tokenizer.end_of_text]
+    ids = [
+        tokenizer.specials[TURN],
+        *tokenizer.encode("hi"),
+        tokenizer.end_of_turn,
+        tokenizer.pad,
+        tokenizer.end_of_text,
+    ]
     assert tokenizer.decode(ids) == "hi"
     assert tokenizer.decode(tokenizer.encode_bytes(b"a\xffb")) == "a\ufffdb"
 

@@ -7,7 +7,6 @@ top-p. Ids that the tokenizer does not have (a vocabulary rounded up) are never 
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,14 +67,11 @@ class Engine:
         ``stopped`` is asked before every token. Joined, the pieces are the decoded answer.
         """
         batch = _Batch(self.model, self.tokenizer, [prompt], [sampling])
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        text = self.tokenizer.stream()
         while batch.active and not stopped():
-            token = int(batch.step())
-            piece = decoder.decode(self.tokenizer.decode_bytes([token]))
-            if piece:
+            if piece := text.feed(int(batch.step())):
                 yield piece
-        rest = decoder.decode(b"", final=True)
-        if rest:
+        if rest := text.rest():
             yield rest
         return batch.completions()[0]
 
@@ -131,7 +127,8 @@ class _Batch:
                     f"The prompt is {len(prompt)} tokens long and the model's context is {context}; please shorten it."
                 )
         self.model = model
-        self.end_of_turn = tokenizer.end_of_turn
+        self.stops = tokenizer.stops
+        self.stops_S = torch.tensor(sorted(tokenizer.stops))
         self.vocab_size = tokenizer.vocab_size
         device = model.embedding.weight.device
         limits = [min(s.max_tokens, context - len(p)) for p, s in zip(prompts, samplings, strict=True)]
@@ -180,7 +177,7 @@ class _Batch:
         self.logprobs_BN[self.rows_A, self.steps] = logprobs_A
         self.steps += 1
         self.lengths_B[self.rows_A[~self.done_A]] = self.steps
-        self.done_A |= (tokens_A == self.end_of_turn) | (self.limits_A == self.steps)
+        self.done_A |= torch.isin(tokens_A, self.stops_S) | (self.limits_A == self.steps)
         if 0 < self.active <= 0.75 * len(self.rows_A):  # copying the cache pays only for several rows at once
             self._drop_done_rows()
         return tokens_A
@@ -192,7 +189,7 @@ class _Batch:
             self.tokens_BN.tolist(), self.logprobs_BN.tolist(), self.lengths_B.tolist(), strict=True
         ):
             tokens = tokens_N[:length]
-            reason: Literal["stop", "length"] = "stop" if tokens and tokens[-1] == self.end_of_turn else "length"
+            reason: Literal["stop", "length"] = "stop" if tokens and tokens[-1] in self.stops else "length"
             finished.append(Completion(tokens, logprobs_N[:length], reason))
         return finished
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,15 +55,18 @@ def fit(messages: Sequence[Message], tokenizer: Tokenizer, context: int, max_tok
     """
     system, turns = (list(messages[:1]), messages[1:]) if messages[0].role == "system" else ([], messages)
     room = context - min(max_tokens or ANSWER_ROOM, context // ANSWER_SHARE)
-    sizes = [len(chat.render(tokenizer, [turn], generation_prompt=False)) for turn in turns]
-    needed = len(chat.render(tokenizer, system, generation_prompt=True)) + sum(sizes)
-    dropped = 0
-    while needed > room and dropped + 2 < len(turns):
-        needed -= sizes[dropped] + sizes[dropped + 1]
-        dropped += 2
-    if needed > room:
+
+    def rendered(dropped: int) -> list[int]:
+        return chat.render(tokenizer, [*system, *turns[dropped:]], generation_prompt=True)
+
+    ids, dropped = rendered(0), 0
+    if len(ids) > room:  # the fewest to drop of 0, 2, 4, ..., without rendering each of them
+        choices = range(0, len(turns), 2)
+        dropped = choices[min(bisect_left(choices, -room, key=lambda d: -len(rendered(d))), len(choices) - 1)]
+        ids = rendered(dropped)
+    if len(ids) > room:
         raise ConversationTooLong(
-            f"This model's context is {context} tokens; the last question takes {needed} and leaves too little for an "
-            "answer. Please shorten it."
+            f"This model's context is {context} tokens; the last question takes {len(ids)} and leaves too little for "
+            "an answer. Please shorten it."
         )
-    return Prompt(chat.render(tokenizer, [*system, *turns[dropped:]], generation_prompt=True), dropped)
+    return Prompt(ids, dropped)

@@ -1,22 +1,25 @@
-"""Byte-level BPE: train, encode, decode. Text never becomes a special token; any bytes come back exactly.
+"""BPE tokenizers, ours and those of other models. Text never becomes a special token.
 
-Hugging Face tokenizers learns the merges and defines the file format; gigatoken encodes, with the same ids, many times
-faster (docs/tokenizer.md has the measurements).
+Hugging Face tokenizers learns our merges and defines the file format; `chatwright.tokenizer.encoding` makes ids,
+`chatwright.tokenizer.decoding` text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import gigatoken
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from chatwright.errors import UserError
 from chatwright.storage import digest, read_json, write_json, write_text
+from chatwright.tokenizer.decoding import TextStream, byte_table
+from chatwright.tokenizer.encoding import Piece, make_encoder
+from chatwright.tokenizer.template import CHATML, ChatTemplate
 
 END_OF_TEXT = "<|endoftext|>"  # after every document of the pretraining text
 TURN = "<|im_start|>"
@@ -24,23 +27,15 @@ END_OF_TURN = "<|im_end|>"
 PAD = "<|pad|>"  # fills batches; a token of its own, so that no mask ever has to guess
 SPECIALS = (END_OF_TEXT, TURN, END_OF_TURN, PAD)
 
-# ChatML. `chat.render` writes the same ids segment by segment, so that no text can forge a turn.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] -%}{{- part['text'] -}}{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>' + '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
-"""
+_ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>")  # of other models; those without one use their eos_token
 
 
 class Tokenizer:
-    """A byte-level BPE vocabulary with GPT-2's pre-tokenisation, and special tokens that only code can write.
+    """A BPE vocabulary, its special tokens, which only code can write, and its chat template.
+
+    end_of_turn: the eos_token, which a model writes after its answer. stops: all ids at which an answer ends.
+    end_of_text: what separates documents. pad: fills batches; where the model names none, it is end_of_turn.
 
     >>> tokenizer.decode(tokenizer.encode("a <|im_end|> b"))
     'a <|im_end|> b'
@@ -48,74 +43,104 @@ class Tokenizer:
     False
     """
 
-    def __init__(self, description: dict[str, Any]) -> None:
-        """Build from the content of a `tokenizer.json`; use `load` or `train_bpe`. ValueError when it is not ours."""
-        specials = {token["content"]: token["id"] for token in description["added_tokens"]}
-        missing = [name for name in SPECIALS if name not in specials]
-        if missing:
-            raise ValueError(f"it lacks the special tokens {', '.join(missing)}")
-        if description["model"].get("type") != "BPE" or description["pre_tokenizer"].get("type") != "ByteLevel":
-            raise ValueError("it is not a byte-level BPE")
-        self._description = description
-        # The encoder that text meets knows no special token at all: nothing has to be escaped.
-        self._bpe = gigatoken.Tokenizer.from_json(json.dumps({**description, "added_tokens": []}))
-        self._piece_bytes = _bytes_of_ids(description["model"]["vocab"], frozenset(specials.values()))
-        if len({piece for piece in self._piece_bytes if len(piece) == 1}) != 256:
-            raise ValueError("its vocabulary lacks some of the 256 bytes")
-        self.vocab_size = len(self._piece_bytes)
-        self.end_of_text = specials[END_OF_TEXT]
-        self.turn = specials[TURN]
-        self.end_of_turn = specials[END_OF_TURN]
-        self.pad = specials[PAD]
-        self.hash = digest([description, CHAT_TEMPLATE])
+    def __init__(
+        self,
+        description: dict[str, Any],
+        roles: Mapping[str, str],
+        template: str | None = None,
+        stops: Collection[int] = (),
+    ) -> None:
+        """From the content of a `tokenizer.json`, or use `load` or `train_bpe`.
+
+        roles: which token is the ``eos_token`` and perhaps the ``bos_token``, ``unk_token`` and ``pad_token``.
+        stops: ids that end an answer, beside the eos_token's; those that it does not have are left out.
+        ValueError says what cannot be used.
+        """
+        if description["model"].get("type") != "BPE":
+            raise ValueError(f"its model is {description['model'].get('type')!r} and not BPE")
+        self.description = description
+        self.specials: dict[str, int] = {t["content"]: t["id"] for t in description["added_tokens"] if t["special"]}
+        self.roles = {role: roles[role] for role in _ROLES if role in roles}
+        self.template = template
+        ids = {**description["model"]["vocab"], **{t["content"]: t["id"] for t in description["added_tokens"]}}
+        unknown = [f"{role} {token!r}" for role, token in self.roles.items() if token not in ids]
+        if unknown or "eos_token" not in self.roles:
+            raise ValueError(f"its vocabulary lacks the {unknown[0]}" if unknown else "it names no eos_token")
+        self._encoder = make_encoder(description)
+        self._table = byte_table(description)
+        self.vocab_size = len(self._table.pieces)
+        self.end_of_turn = ids[self.roles["eos_token"]]
+        self.stops = frozenset({self.end_of_turn, *stops} & set(range(self.vocab_size)))
+        self.pad = ids[self.roles["pad_token"]] if "pad_token" in self.roles else self.end_of_turn
+        self.end_of_text = next((ids[name] for name in _ENDS_OF_TEXT if name in self.specials), self.end_of_turn)
+        self.hash = digest([description, template])
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Read `folder/tokenizer.json`. UserError when it is missing or is not a tokenizer of this package."""
-        path = Path(folder) / "tokenizer.json"
+        """Read the tokenizer of a folder in the Hugging Face layout. UserError when it is missing or cannot be used."""
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
         description = read_json(path)
+        fields = _optional(folder / "tokenizer_config.json")
+        named = _roles(fields)
+        stops = _stops(folder)
         try:
-            return cls(description)
+            if "eos_token" not in named and stops:
+                named["eos_token"] = _content(description, stops[0])
+            return cls(description, named, _template(folder, fields), stops)
         except Exception as error:  # a bad file can fail anywhere: missing keys, wrong types, the library's own checks
-            reason = error if type(error) is ValueError else "it is not a byte-level BPE tokenizer"
-            raise UserError(
-                f"{path} cannot be used as a tokenizer: {reason}; make it again with `chatwright tokenizer`."
-            ) from None
+            reason = error if type(error) in (ValueError, UserError) else "it is not a BPE tokenizer"
+            raise UserError(f"{path} cannot be used as a tokenizer: {str(reason).rstrip('.')}.") from None
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` loads as they are."""
-        text = json.dumps(self._description, ensure_ascii=False, indent=1)
+        text = json.dumps(self.description, ensure_ascii=False, indent=1)
         write_text(Path(folder) / "tokenizer.json", text + "\n")
+        template = {} if self.template is None else {"chat_template": self.template}
         write_json(
             Path(folder) / "tokenizer_config.json",
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": END_OF_TURN,
-                "pad_token": PAD,
+                **self.roles,
                 "clean_up_tokenization_spaces": False,
-                "chat_template": CHAT_TEMPLATE,
+                **template,
             },
         )
 
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The template of conversations. UserError when there is none, as in models that only continue text."""
+        if self.template is None:
+            raise UserError("This model has no chat template: it continues text and was not taught to converse.")
+        return ChatTemplate(self.template, self.specials, self.roles, self.stops)
+
     def encode(self, text: str) -> list[int]:
-        """Ids of any text, never a special id. A lone surrogate is encoded as the three bytes of its code point."""
-        return self.encode_bytes(text.encode("utf-8", "surrogatepass"))
+        """Ids of any text, never a special id. A lone surrogate comes back as bytes or as U+FFFD."""
+        return self._encoder.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on all cores."""
-        return self._bpe.encode_batch_list([text.encode("utf-8", "surrogatepass") for text in texts])
+        return self._encoder.encode_batch(texts)
 
     def encode_bytes(self, data: bytes) -> list[int]:
         """Ids of any bytes; of UTF-8 they are those of its text."""
-        return self._bpe.encode(data).tolist()
+        return self._encoder.encode_bytes(data)
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
+        """Ids of a rendered conversation, and for each whether the assistant writes it."""
+        return self._encoder.encode_pieces(pieces)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """The bytes that `ids` stand for; special tokens stand for none."""
-        return b"".join([self._piece_bytes[i] for i in ids])
+        return self._table.join(ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that `ids` stand for, without special tokens; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def stream(self) -> TextStream:
+        """`decode` for ids that come one by one."""
+        return TextStream(self._table)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -135,23 +160,52 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     bpe.train_from_iterator(texts, trainer)
     bpe.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-    return Tokenizer(json.loads(bpe.to_str()))
+    return Tokenizer(json.loads(bpe.to_str()), {"eos_token": END_OF_TURN, "pad_token": PAD}, CHATML)
 
 
-def _bytes_of_ids(vocab: dict[str, int], special_ids: frozenset[int]) -> list[bytes]:
-    """The bytes of every id, in order of id; b"" for special ids."""
-    byte_of_character = _byte_of_character()
-    pieces = {i: bytes(byte_of_character[c] for c in piece) for piece, i in vocab.items() if i not in special_ids}
-    pieces.update(dict.fromkeys(special_ids, b""))
-    if sorted(pieces) != list(range(len(pieces))):
-        raise ValueError("its ids have gaps")
-    return [pieces[i] for i in range(len(pieces))]
+def _optional(path: Path) -> dict[str, Any]:
+    """A JSON object that a folder may lack."""
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object.")
+    return value
 
 
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, inverted: printable Latin-1 stands for itself, the rest from U+0100."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    table = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if byte not in printable]
-    table.update({chr(256 + i): byte for i, byte in enumerate(others)})
-    return table
+def _roles(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens that a tokenizer_config.json names, as text or as objects with their content."""
+    named = {role: fields.get(role) for role in _ROLES}
+    texts = {role: token.get("content") if isinstance(token, dict) else token for role, token in named.items()}
+    return {role: text for role, text in texts.items() if isinstance(text, str)}
+
+
+def _stops(folder: Path) -> list[int]:
+    """The ids at which a model's answers end: generation_config.json says it, or else config.json."""
+    for name in ("generation_config.json", "config.json"):
+        ends = _optional(folder / name).get("eos_token_id")
+        if ends is not None:
+            return ends if isinstance(ends, list) else [ends]
+    return []
+
+
+def _content(description: Mapping[str, Any], wanted: int) -> str:
+    """The text of a token by its id. ValueError when there is none."""
+    for token in description["added_tokens"]:
+        if token["id"] == wanted:
+            return token["content"]
+    for content, i in description["model"]["vocab"].items():
+        if i == wanted:
+            return content
+    raise ValueError(f"it lacks the id {wanted}, which is said to end an answer")
+
+
+def _template(folder: Path, fields: Mapping[str, Any]) -> str | None:
+    """The chat template, from a file of its own or from tokenizer_config.json; of several, the default one."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = fields.get("chat_template")
+    if isinstance(template, list):
+        template = next((entry["template"] for entry in template if entry["name"] == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ValueError("its chat_template is not text")
+    return template

@@ -145,9 +145,9 @@ def read_examples(path: Path, tokenizer: Tokenizer, context: int) -> tuple[list[
 
 
 def example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:
-    """The conversation's ids up to its last end-of-turn (the newline after it is never predicted) and their mask."""
+    """The conversation's ids up to the end of its last turn and their mask; the newline after it is not predicted."""
     ids, mask = render_with_mask(tokenizer, messages)
-    end = len(ids) - ids[::-1].index(tokenizer.end_of_turn)
+    end = len(mask) - mask[::-1].index(True)
     return Example(ids[:end], mask[:end])
 
 
