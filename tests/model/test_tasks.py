@@ -9,7 +9,7 @@ import torch
 from transformers import OpenAIGPTConfig, OpenAIGPTDoubleHeadsModel
 
 from chatwright.model.decoder import Decoder
-from chatwright.model.names import tensor_table
+from chatwright.model.names import HUGGING_FACE, tensor_table
 from chatwright.model.presets import preset
 from chatwright.model.tasks import ClassifiedDecoder, TaskTokens, extend_vocabulary
 
@@ -52,7 +52,9 @@ def test_scores_of_choices_and_language_model_equal_transformers(tokens_BT: torc
     config = preset("gpt1", **SIZES)
     decoder = Decoder(config)
     tensors = theirs.state_dict()
-    decoder.load_state_dict({entry.ours: entry.join(tensors) for entry in tensor_table(config)})
+    decoder.load_state_dict(
+        {entry.ours: entry.join(tensors) for entry in tensor_table(config, HUGGING_FACE[config.layout])}
+    )
     ours = ClassifiedDecoder(decoder, classes=1).eval()
     with torch.no_grad():
         ours.head.weight.copy_(tensors["multiple_choice_head.summary.weight"])

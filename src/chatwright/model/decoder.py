@@ -104,12 +104,17 @@ Rotation = tuple[Tensor, Tensor]  # cosines and sines of the tokens' angles, eac
 
 def rotation_tables(config: ModelConfig) -> Rotation:
     """Cosine and sine of each position's angles, [context, E] each; e and e + E/2 turn together, as in Hugging Face."""
-    inverse_E2 = config.rope_theta ** -(torch.arange(0, config.d_head, 2, device="cpu").double() / config.d_head)
+    inverse_E2 = inverse_frequencies(config)
     if config.rope_scaling is not None:
         inverse_E2 = scaled_frequencies(inverse_E2, config.rope_scaling)
     angles_SE2 = torch.arange(config.context, device="cpu").double()[:, None] * inverse_E2
     angles_SE = torch.cat((angles_SE2, angles_SE2), dim=-1)
     return angles_SE.cos().float(), angles_SE.sin().float()
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """Angles a token of each rotated pair, before any scaling: float64 [E / 2]."""
+    return config.rope_theta ** -(torch.arange(0, config.d_head, 2, device="cpu").double() / config.d_head)
 
 
 def scaled_frequencies(inverse_E2: Tensor, scaling: RopeScaling) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from chatwright.model.config import Layout, ModelConfig
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.hf_config import CAUSAL, REWARD, from_fields, to_fields
-from chatwright.model.names import NAMES, tensor_table
+from chatwright.model.names import HUGGING_FACE
+from chatwright.model.weights import Shapes, check_shapes, expected_shapes, to_decoder, to_tensors
 from chatwright.storage import read_json, whole_file, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 
@@ -30,10 +32,25 @@ from chatwright.tokenizer.bpe import Tokenizer
 _BUFFERS = re.compile(r"\.attn\.(?:bias|masked_bias)$|\.rotary_emb\.inv_freq$|(?:^|\.)position_ids$")
 
 
-def save_model(model: Decoder, folder: Path, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> None:
-    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load as it is."""
+PLAIN_SAMPLING = {"do_sample": True, "temperature": 1.0}
+
+
+def save_model(
+    model: Decoder,
+    folder: Path,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype = torch.float32,
+    sampling: Mapping[str, Any] = PLAIN_SAMPLING,
+) -> None:
+    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` load as it is.
+
+    sampling: what generation_config.json recommends beside the ends of an answer.
+    """
     config = model.config
-    _save(folder, _to_theirs(model), _hf_config(config, tokenizer, dtype, CAUSAL[config.layout]), tokenizer, dtype)
+    tensors = to_tensors(model, HUGGING_FACE[config.layout])
+    fields = _hf_config(config, tokenizer, dtype, CAUSAL[config.layout])
+    write_json(folder / "generation_config.json", {**_ends(tokenizer), **sampling})
+    _save(folder, tensors, fields, tokenizer, dtype)
 
 
 def save_reward(model: ScoredDecoder, folder: Path, tokenizer: Tokenizer) -> None:
@@ -41,7 +58,7 @@ def save_reward(model: ScoredDecoder, folder: Path, tokenizer: Tokenizer) -> Non
     config = model.decoder.config.model_copy(update={"tied": True})
     fields = _hf_config(config, tokenizer, torch.float32, REWARD[config.layout])
     fields |= {"num_labels": 1, "id2label": {"0": "score"}, "label2id": {"score": 0}, "reward_bias": model.bias.item()}
-    tensors = _to_theirs(model.decoder) | {"score.weight": model.head.weight}
+    tensors = to_tensors(model.decoder, HUGGING_FACE[config.layout]) | {"score.weight": model.head.weight}
     tensors.pop("lm_head.weight", None)
     _save(folder, tensors, fields, tokenizer, torch.float32)
 
@@ -49,8 +66,9 @@ def save_reward(model: ScoredDecoder, folder: Path, tokenizer: Tokenizer) -> Non
 def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     """Read a model folder, ours or of transformers; weights as float32. UserError says what is wrong with it."""
     _, config, tokenizer = _read_config(folder, CAUSAL)
-    tensors = _read_tensors(folder, config, _expected_shapes(config))
-    return _decoder(config, tensors), tokenizer
+    names = HUGGING_FACE[config.layout]
+    tensors = _read_tensors(folder, config, expected_shapes(config, names))
+    return to_decoder(config, names, tensors), tokenizer
 
 
 def load_reward(folder: Path) -> tuple[ScoredDecoder, Tokenizer]:
@@ -60,31 +78,14 @@ def load_reward(folder: Path) -> tuple[ScoredDecoder, Tokenizer]:
     bias = fields.get("reward_bias", 0.0)
     if not isinstance(bias, int | float) or not math.isfinite(bias):
         raise UserError(f"{folder / 'config.json'}: reward_bias must be a number, not {bias!r}.")
-    score = (1, config.d_model)
-    tensors = _read_tensors(folder, config, _expected_shapes(config) | {"score.weight": score})
-    model = ScoredDecoder(_decoder(config, tensors), torch.Generator())
+    names = HUGGING_FACE[config.layout]
+    expected = expected_shapes(config, names) | {"score.weight": (1, config.d_model)}
+    tensors = _read_tensors(folder, config, expected)
+    model = ScoredDecoder(to_decoder(config, names, tensors), torch.Generator())
     with torch.no_grad():
         model.head.weight.copy_(tensors["score.weight"])
         model.bias.fill_(bias)
     return model, tokenizer
-
-
-def _to_theirs(model: Decoder) -> dict[str, Tensor]:
-    state = model.state_dict()
-    return {name: part for entry in tensor_table(model.config) for name, part in entry.split(state[entry.ours]).items()}
-
-
-def _decoder(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Decoder:
-    with torch.device("meta"):  # no memory, and no draw from the global generator
-        model = Decoder(config)
-    state = {entry.ours: entry.join(tensors).to(torch.float32) for entry in tensor_table(config)}
-    model.load_state_dict(state, assign=True)
-    return model
-
-
-def _expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in _to_theirs(Decoder(config)).items()}
 
 
 def _save(
@@ -92,13 +93,21 @@ def _save(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    tokenizer.save(folder)
     with whole_file(folder / "model.safetensors") as partial:
         save_file(stored, partial, metadata={"format": "pt"})
-    tokenizer.save(folder)
-    if fields["architectures"][0] in CAUSAL.values():
-        ends = {"eos_token_id": tokenizer.end_of_turn, "pad_token_id": tokenizer.pad}
-        write_json(folder / "generation_config.json", {**ends, "do_sample": True, "temperature": 1.0})
+        shutil.copymode(folder / "tokenizer.json", partial)  # safetensors makes it the owner's alone
     write_json(folder / "config.json", fields)
+
+
+def _ends(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The special ids that transformers looks for in its configs."""
+    others = sorted(tokenizer.stops - {tokenizer.end_of_turn})
+    return {
+        "bos_token_id": tokenizer.begin_of_text,
+        "eos_token_id": [tokenizer.end_of_turn, *others] if others else tokenizer.end_of_turn,
+        "pad_token_id": tokenizer.pad,
+    }
 
 
 def _hf_config(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype, architecture: str) -> dict[str, Any]:
@@ -111,9 +120,7 @@ def _hf_config(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype, ar
         "architectures": [architecture],
         "vocab_size": config.vocab_size,
         "dtype": str(dtype).removeprefix("torch."),
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.end_of_turn,
-        "pad_token_id": tokenizer.pad,
+        **_ends(tokenizer),
         "initializer_range": 0.02,
         "use_cache": True,
     }
@@ -139,7 +146,7 @@ def _read_config(folder: Path, architectures: dict[Layout, str]) -> tuple[dict[s
     return fields, config, tokenizer
 
 
-def _read_tensors(folder: Path, config: ModelConfig, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, config: ModelConfig, expected: Shapes) -> dict[str, Tensor]:
     """The tensors of a folder's safetensors files, which are exactly those expected. UserError otherwise."""
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not (folder / "model.safetensors").is_file():
@@ -148,20 +155,13 @@ def _read_tensors(folder: Path, config: ModelConfig, expected: Mapping[str, tupl
         path = folder / "model.safetensors"
         tensors = _read_file(path)
     tensors = {name: tensor for name, tensor in tensors.items() if not _BUFFERS.search(name)}
-    base = NAMES[config.layout].base
+    base = HUGGING_FACE[config.layout].base
     if not any(name.startswith(base) for name in tensors):  # a file of the bare model, without its head
         tensors = {base + name: tensor for name, tensor in tensors.items()}
     if config.tied:
         tensors.pop("lm_head.weight", None)  # some files hold the embedding twice
-    missing = sorted(expected.keys() - tensors.keys())
-    if missing:
-        raise UserError(f"{path} lacks {_some(missing)}, which its config.json asks for.")
-    extra = sorted(tensors.keys() - expected.keys())
-    if extra:
-        raise UserError(f"{path} has {_some(extra)}, for which its config.json has no place.")
-    for name, shape in expected.items():
-        if tuple(tensors[name].shape) != shape:
-            raise UserError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}; config.json asks for {shape}.")
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_shapes(found, expected, path, "config.json")
     return tensors
 
 
@@ -186,7 +186,3 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated or not a safetensors file ({error}); copy or make it again.") from None
-
-
-def _some(names: list[str]) -> str:
-    return f"the tensor {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

@@ -114,6 +114,8 @@ def _rotary_to_fields(config: ModelConfig) -> dict[str, Any]:
 
 def from_fields(fields: Mapping[str, Any], layout: Layout, path: Path) -> ModelConfig:
     """Our config of a `config.json`. UserError names the field that is missing, wrong or not supported."""
+    if fields.get("quantization_config"):
+        raise UserError(f"{path}: its weights are quantised (quantization_config); import the model it was made from.")
     for key, allowed in _FIXED[layout].items():
         if fields.get(key, allowed[0]) not in allowed:
             raise UserError(f"{path}: {key}={fields[key]!r} is not supported; only {allowed[0]!r} is.")

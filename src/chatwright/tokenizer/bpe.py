@@ -35,7 +35,8 @@ class Tokenizer:
     """A BPE vocabulary, its special tokens, which only code can write, and its chat template.
 
     end_of_turn: the eos_token, which a model writes after its answer. stops: all ids at which an answer ends.
-    end_of_text: what separates documents. pad: fills batches; where the model names none, it is end_of_turn.
+    begin_of_text: the bos_token, if there is one. end_of_text: what separates documents. pad: fills batches; where the
+    model names none, it is end_of_turn.
 
     >>> tokenizer.decode(tokenizer.encode("a <|im_end|> b"))
     'a <|im_end|> b'
@@ -60,17 +61,17 @@ class Tokenizer:
             raise ValueError(f"its model is {description['model'].get('type')!r} and not BPE")
         self.description = description
         self.specials: dict[str, int] = {t["content"]: t["id"] for t in description["added_tokens"] if t["special"]}
-        self.roles = {role: roles[role] for role in _ROLES if role in roles}
         self.template = template
         ids = {**description["model"]["vocab"], **{t["content"]: t["id"] for t in description["added_tokens"]}}
-        unknown = [f"{role} {token!r}" for role, token in self.roles.items() if token not in ids]
-        if unknown or "eos_token" not in self.roles:
-            raise ValueError(f"its vocabulary lacks the {unknown[0]}" if unknown else "it names no eos_token")
+        self.roles = {role: roles[role] for role in _ROLES if roles.get(role) in ids}
+        if "eos_token" not in self.roles:
+            raise ValueError("it names no eos_token that it has")
         self._encoder = make_encoder(description)
         self._table = byte_table(description)
         self.vocab_size = len(self._table.pieces)
         self.end_of_turn = ids[self.roles["eos_token"]]
         self.stops = frozenset({self.end_of_turn, *stops} & set(range(self.vocab_size)))
+        self.begin_of_text = ids[self.roles["bos_token"]] if "bos_token" in self.roles else None
         self.pad = ids[self.roles["pad_token"]] if "pad_token" in self.roles else self.end_of_turn
         self.end_of_text = next((ids[name] for name in _ENDS_OF_TEXT if name in self.specials), self.end_of_turn)
         self.hash = digest([description, template])
