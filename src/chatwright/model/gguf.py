@@ -36,11 +36,8 @@ _FIELDS = {
 }
 _PRESETS = {"gpt2": "gpt2", "llama": "llama", "smollm3": "llama", "qwen2": "qwen2", "qwen3": "modern"}
 _ROPE_FACTORS = "rope_freqs.weight"  # what each angle is divided by: llama3's scaling
-_LLAMA3: dict[str, Any] = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_context": 8192,
-}  # as all its models have it
+_ORIGINAL_CONTEXT = "rope.scaling.original_context_length"
+_LLAMA3_CONTEXT = 8192  # where a file does not say it, as most do not: what all its models have
 _SMOLLM3_ROTATION = (True, True, True, False)  # llama.cpp knows no other
 
 
@@ -158,7 +155,8 @@ def _rope_scaling(
         raise UserError(f"its rope.scaling.type is {kind!r}; 'linear' and llama3's factors can be read.")
     if factors_E2 is None:
         return None
-    scaling = RopeScaling(kind="llama3", factor=_decimal(factors_E2.max().item()), **_LLAMA3)
+    original = fields.get(f"{layout}.{_ORIGINAL_CONTEXT}", _LLAMA3_CONTEXT)
+    scaling = RopeScaling(kind="llama3", factor=_decimal(factors_E2.max().item()), original_context=original)
     plain_E2 = inverse_frequencies(config)
     expected_E2 = (plain_E2 / scaled_frequencies(plain_E2, scaling)).float()
     if factors_E2.shape != expected_E2.shape or not torch.allclose(factors_E2, expected_E2, rtol=1e-4):
@@ -189,6 +187,8 @@ def _fields(config: ModelConfig) -> dict[str, Any]:
         raise UserError("llama.cpp's smollm3 leaves every fourth layer unrotated, and this model others.")
     if config.rope_scaling is not None and config.rope_scaling.kind == "linear":
         ours |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_scaling.factor}
+    elif config.rope_scaling is not None:
+        ours[_ORIGINAL_CONTEXT] = config.rope_scaling.original_context
     return {f"{layout}.{key}": value for key, value in ours.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import json
 import re
 import secrets
@@ -120,20 +119,25 @@ class TextEncoder:
         """From the content of a `tokenizer.json`."""
         # Special tokens get names that nobody can type, for text alone must never make one.
         secret = secrets.token_hex(16)
-        described = copy.deepcopy(dict(description))
-        vocab = described["model"]["vocab"]
-        self._names: dict[int, str] = {}
-        for token in described["added_tokens"]:
-            if not token["special"]:
-                continue
-            name = f"\ue000{secret}{token['id']}\ue001"
-            self._names[token["id"]] = name
+        vocab = dict(description["model"]["vocab"])
+        unknown = description["model"].get("unk_token")
+        self._names = {t["id"]: f"\ue000{secret}{t['id']}\ue001" for t in description["added_tokens"] if t["special"]}
+        added = []
+        for token in description["added_tokens"]:
+            name = self._names.get(token["id"], token["content"])
+            added.append({**token, "content": name, "normalized": token["normalized"] and not token["special"]})
             if token["content"] in vocab:
                 vocab[name] = vocab.pop(token["content"])
-            if described["model"].get("unk_token") == token["content"]:
-                described["model"]["unk_token"] = name
-            token |= {"content": name, "normalized": False}
-        described |= {"post_processor": None, "truncation": None, "padding": None}
+            if token["content"] == unknown:
+                unknown = name
+        described = {
+            **description,
+            "model": {**description["model"], "vocab": vocab, "unk_token": unknown},
+            "added_tokens": added,
+            "post_processor": None,
+            "truncation": None,
+            "padding": None,
+        }
         self._bpe = tokenizers.Tokenizer.from_str(json.dumps(described))
 
     def encode(self, text: str) -> list[int]:

@@ -74,8 +74,9 @@ def from_fields(fields: Mapping[str, Any]) -> Tokenizer:
     stops = [fields[key] for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key in fields]
     try:
         return Tokenizer(description, roles, fields.get("tokenizer.chat_template"), stops)
-    except ValueError as error:
-        raise UserError(f"its tokenizer cannot be used: {error}.") from None
+    except Exception as error:  # the library's own checks of the file's content have no type of their own
+        reason = str(error) if type(error) is ValueError else "its merges and tokens do not make a BPE"
+        raise UserError(f"its tokenizer cannot be used: {reason}.") from None
 
 
 _ROLE_KEYS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
