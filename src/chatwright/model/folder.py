@@ -22,7 +22,7 @@ from chatwright.errors import UserError
 from chatwright.model.config import Layout, ModelConfig
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
-from chatwright.model.hf_config import CAUSAL, REWARD, from_fields, to_fields
+from chatwright.model.hf_config import CAUSAL, CLASSES, MODEL_TYPES, REWARD, from_fields, to_fields
 from chatwright.model.names import HUGGING_FACE
 from chatwright.model.weights import Shapes, check_shapes, expected_shapes, to_decoder, to_tensors
 from chatwright.storage import read_json, whole_file, write_json
@@ -132,11 +132,13 @@ def _read_config(folder: Path, architectures: dict[Layout, str]) -> tuple[dict[s
         raise UserError(f"There is no model folder {folder}.")
     path = folder / "config.json"
     fields = read_json(path)
-    named = fields.get("architectures") if isinstance(fields, dict) else None
-    layouts = {architecture: layout for layout, architecture in architectures.items()}
-    if not isinstance(named, list) or len(named) != 1 or named[0] not in layouts:
-        raise UserError(f"{path} names the architecture {named!r}; this can be read: {', '.join(layouts)}.")
-    config = from_fields(fields, layouts[named[0]], path)
+    layout = _layout(fields, architectures) if isinstance(fields, dict) else None
+    if layout is None:
+        named = fields.get("architectures") if isinstance(fields, dict) else None
+        raise UserError(
+            f"{path} names the architecture {named!r}; this can be read: {', '.join(architectures.values())}."
+        )
+    config = from_fields(fields, layout, path)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -144,6 +146,17 @@ def _read_config(folder: Path, architectures: dict[Layout, str]) -> tuple[dict[s
             "they are not of the same model."
         )
     return fields, config, tokenizer
+
+
+def _layout(fields: Mapping[str, Any], architectures: Mapping[Layout, str]) -> Layout | None:
+    """The family that a config.json names: with the head asked for, as a bare model, or by its type alone."""
+    named = fields.get("architectures") or [None]
+    for layout, architecture in architectures.items():
+        bare = architectures is CAUSAL and named == [f"{CLASSES[layout]}Model"]
+        untold = architectures is CAUSAL and named == [None] and fields.get("model_type") == MODEL_TYPES[layout]
+        if named == [architecture] or bare or untold:
+            return layout
+    return None
 
 
 def _read_tensors(folder: Path, config: ModelConfig, expected: Shapes) -> dict[str, Tensor]:

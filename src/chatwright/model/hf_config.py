@@ -20,7 +20,7 @@ CLASSES: dict[Layout, str] = {
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
 }
-_MODEL_TYPES = {layout: name.lower() for layout, name in CLASSES.items()} | {"gpt1": "openai-gpt"}
+MODEL_TYPES = {layout: name.lower() for layout, name in CLASSES.items()} | {"gpt1": "openai-gpt"}
 _HEADS = {"gpt1": "LMHeadModel", "gpt2": "LMHeadModel", "gpt3": "LMHeadModel"}
 CAUSAL: dict[Layout, str] = {layout: name + _HEADS.get(layout, "ForCausalLM") for layout, name in CLASSES.items()}
 REWARD: dict[Layout, str] = {layout: f"{name}ForSequenceClassification" for layout, name in CLASSES.items()}
@@ -67,7 +67,7 @@ _PRESET = {"gpt1": "gpt1", "gpt2": "gpt2", "gpt3": "gpt3", "llama": "llama", "sm
 def to_fields(config: ModelConfig) -> dict[str, Any]:
     """The fields of `config.json` that tell the model's shape. UserError where the family cannot say it."""
     layout = config.layout
-    fields = {"model_type": _MODEL_TYPES[layout], "tie_word_embeddings": config.tied}
+    fields = {"model_type": MODEL_TYPES[layout], "tie_word_embeddings": config.tied}
     if config.positions == "rope":
         return fields | _rotary_to_fields(config)
     fields |= {theirs: getattr(config, ours) for ours, theirs in _GPT_FIELDS.items()}
