@@ -69,7 +69,7 @@ class ChatTemplate:
         return self._split(self._render(messages, contents, generation_prompt, marks), marks)
 
     def pieces_with_answers(self, messages: Sequence[Message]) -> list[Piece]:
-        """The conversation, with what the assistant writes: its content and the stop token after it.
+        """The conversation, with what the assistant writes: all from the prompt to the stop token after its content.
 
         UserError when the template changes answers so much that they cannot be told apart.
         """
@@ -86,11 +86,28 @@ class ChatTemplate:
             ]
             rendered = self._render(messages, contents, False, marks)
             if marks.removed(rendered) == expected and rendered.count(marks.begin) == rendered.count(marks.end):
-                return self._split(rendered, marks)
+                return self._split(self._begun_at_prompts(rendered, messages, plain, marks), marks)
         raise UserError(
             "The model's chat template rewrites the assistant's answers, so they cannot be learned from; "
             "put {% generation %} and {% endgeneration %} around them in the template."
         )
+
+    def _begun_at_prompts(self, rendered: str, messages: Sequence[Message], plain: Sequence[str], marks: _Marks) -> str:
+        """The marked text, each answer begun where the prompt ends after which the model has to write it.
+
+        Between the two a template may put a space, as Llama 2's does, or an empty thought.
+        """
+        place = -1
+        for i, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            earlier = rendered.count(marks.begin, 0, place + 1)
+            place = rendered.index(marks.begin, place + 1)
+            prompt = self._render(messages[:i], plain[:i], True, marks) if i else ""
+            start = len(prompt) + 2 * earlier
+            if start < place and marks.removed(rendered[:start]) == prompt:
+                rendered = rendered[:start] + marks.begin + rendered[start:place] + rendered[place + 1 :]
+        return rendered
 
     def _render(
         self, messages: Sequence[Message], contents: Sequence[str], generation_prompt: bool, marks: _Marks
@@ -106,13 +123,10 @@ class ChatTemplate:
                 **self._variables,
             )
         except jinja2.TemplateError as error:
-            raise UserError(
-                f"The model's chat template cannot render this conversation: {str(error).rstrip('.!')}."
-            ) from None
+            reason = str(error)
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:  # of the template's own expressions
-            raise UserError(
-                f"The model's chat template fails on this conversation: {str(error).rstrip('.')}."
-            ) from None
+            reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"The model's chat template refuses this conversation: {reason.rstrip('.!')}.")
 
     def _disguise(self, text: str, marks: _Marks) -> str:
         """``text`` with every special token in it replaced by two characters that stand for it."""
