@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import re
 import statistics
@@ -176,7 +177,9 @@ def main() -> None:
     )
     if options.plot:
         plot(options.plot, lengths, columns)
-    hardware = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.processor()} CPU"
+    hardware = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
+    )
     command = " ".join(["python", *sys.argv])
     print(json.dumps({"benchmark": "sparse_attention", "hardware": hardware, "command": command, "results": results}))
 

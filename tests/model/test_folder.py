@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -143,6 +144,55 @@ def test_a_folder_of_transformers_loads_here_with_the_same_logits(
     cache = Cache(ours.config, batch=3, max_len=20)
     stepped = [ours(tokens_BT[:, t : t + 1], cache=cache) for t in range(20)]
     torch.testing.assert_close(torch.cat(stepped, dim=1), theirs(tokens_BT).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_in_bfloat16_ours_is_as_near_to_float32_as_theirs(
+    name: str, tokens_BT: torch.Tensor, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    theirs = their_model(name)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    ours = load_model(tmp_path)[0].eval()
+    exact_BTV = theirs(tokens_BT).logits
+    our_error = (ours.bfloat16()(tokens_BT).float() - exact_BTV).abs()
+    their_error = (theirs.bfloat16()(tokens_BT).logits.float() - exact_BTV).abs()
+    assert our_error.mean() < 1.15 * their_error.mean()
+    assert our_error.mean() < 0.03 * exact_BTV.std()
+
+
+@pytest.mark.parametrize("name", ["gpt1", "gpt2", "llama", "qwen3"])
+def test_dropout_acts_where_theirs_does(
+    name: str, tokens_BT: torch.Tensor, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a dropout that drops nothing but scales, the logits tell every place it acts in."""
+    scaled, attention = 1.25, F.scaled_dot_product_attention
+
+    def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        return scaled * x if training and p else x
+
+    def attend(*inputs: torch.Tensor, dropout_p: float = 0.0, **options: Any) -> torch.Tensor:
+        return dropout(attention(*inputs, **options), dropout_p)  # as linear in the values as in the weights
+
+    theirs = their_model(name)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    fields |= {key: 0.1 for key in ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout") if key in fields}
+    path.write_text(json.dumps(fields))
+    theirs = type(theirs).from_pretrained(tmp_path, attn_implementation="eager").train()
+    ours = load_model(tmp_path)[0].train()
+    if not name.startswith("gpt"):  # theirs drops attention's weights alone
+        for module in ours.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    undropped_BTV = ours.eval()(tokens_BT)
+    monkeypatch.setattr(F, "dropout", dropout)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    dropped_BTV = ours.train()(tokens_BT)
+    torch.testing.assert_close(dropped_BTV, theirs(tokens_BT).logits, **CLOSE)
+    assert (dropped_BTV - undropped_BTV).abs().max() > 0.1
 
 
 def test_saved_and_loaded_is_the_same_model(

@@ -80,6 +80,29 @@ def test_llama_cpp_gives_the_same_logits_and_ids(model: Decoder, tokenizer: Toke
     theirs.close()
 
 
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K_M", "Q6_K"])
+def test_what_llama_cpp_quantises_is_read(kind: str, build: Build, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    model = build(preset("llama", vocab_size=300, context=32, layers=2, d_model=256, heads=4, d_ff=512))
+    plain, quantised = tmp_path / "plain.gguf", tmp_path / "quantised.gguf"
+    write_gguf(model, plain, tokenizer, "small")
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    assert llama_cpp.llama_model_quantize(str(plain).encode(), str(quantised).encode(), parameters) == 0
+    assert quantised.stat().st_size < 0.5 * plain.stat().st_size
+    ids = tokenizer.encode("the capital of France")
+    theirs = llama_cpp.Llama(str(quantised), n_ctx=32, logits_all=True, verbose=False)
+    theirs.eval(ids)
+    expected_TV = torch.from_numpy(theirs.scores[: len(ids)].copy())
+    theirs.close()
+    read_TV = read_gguf(quantised)[0](torch.tensor([ids]))[0].detach()
+    away_TV = model(torch.tensor([ids]))[0].detach()
+    off = (read_TV - expected_TV).abs().mean() / expected_TV.std()
+    assert off < 0.05  # it rounds activations to eight bits, too
+    if kind not in ("Q8_0", "Q6_K"):
+        assert off < 0.5 * (away_TV - expected_TV).abs().mean() / expected_TV.std()
+
+
 # transformers does not read the context of a gpt2, the width of a qwen3's heads, nor scaled angles.
 @pytest.mark.parametrize(
     ("name", "needed"),

@@ -148,6 +148,19 @@ def test_gpt2s_position_table_is_an_embedding() -> None:
     assert any(p is model.blocks[0].mlp.up.bias for p in plain)
 
 
+@pytest.mark.parametrize("name", ["gpt1", "gpt2", "gpt3", "llama", "qwen2", "modern"])
+def test_in_every_family_matrices_decay_and_norms_and_biases_do_not(name: str) -> None:
+    model = Decoder(preset(name, vocab_size=50, context=16, layers=2, d_model=32, heads=4, tied=False))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for kind in ("muon", "adamw"):
+        for optimizer in build_optimizers(model, OptimConfig(kind=kind, weight_decay=0.1)):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    plain = "norm" in names[id(parameter)] or names[id(parameter)].endswith("bias")
+                    assert group["weight_decay"] == (0.0 if plain else 0.1), names[id(parameter)]
+                    assert plain == (parameter.ndim == 1)
+
+
 def test_frozen_parameters_are_left_out(decoder: Decoder) -> None:
     decoder.embedding.weight.requires_grad_(False)
     assert all(p is not decoder.embedding.weight for group in split_parameters(decoder) for p in group)

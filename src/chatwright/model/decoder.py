@@ -79,7 +79,8 @@ class Attention(nn.Module):
             qk_BTNE = unit_rms(qk_BTNE, self.norm_eps) * scale_NE
         if self.rotated and rotation is not None:
             qk_BTNE = rotate(qk_BTNE, rotation)
-        q_BHTE, k_BKTE = qk_BTNE.transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
+        # Normed and rotated in float32; attention takes the type that the values have.
+        q_BHTE, k_BKTE = qk_BTNE.to(v_BTKE.dtype).transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
         v_BKTE = v_BTKE.transpose(1, 2)
         if cache is not None:
             k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last axis, at least float32 (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    """x / rms(x) * weight over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    Computed in float32 at least; the result has the weight's type.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -17,7 +20,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit_rms(x, self.eps) * self.weight
+        return (unit_rms(x, self.eps) * self.weight).to(self.weight.dtype)
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
