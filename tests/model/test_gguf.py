@@ -246,7 +246,6 @@ def small(*shape: int) -> tuple[np.ndarray, Any]:
         (lambda f: rewrite(f, fields={"tokenizer.ggml.model": "bert"}), "tokenizer.ggml.model is 'bert'"),
         (lambda f: rewrite(f, fields={"tokenizer.ggml.pre": "viking"}), "tokenizer.ggml.pre is 'viking'"),
         (lambda f: rewrite(f, fields={"tokenizer.ggml.tokens": None}), "lacks the field tokenizer.ggml.tokens"),
-        (lambda f: rewrite(f, fields={"tokenizer.ggml.eos_token_id": 5000}), "names no eos_token"),
         (lambda f: rewrite(f, fields={"tokenizer.ggml.merges": ["a"]}), "its tokenizer cannot be used"),
     ],
 )

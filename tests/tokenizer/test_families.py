@@ -140,12 +140,27 @@ def test_answers_end_where_the_model_says(tmp_path: Path) -> None:
 def test_a_tokenizer_that_names_no_end_takes_the_models(tmp_path: Path) -> None:
     write(tmp_path, "gpt2")
     (tmp_path / "tokenizer_config.json").unlink()
-    with pytest.raises(UserError, match="names no eos_token"):
-        Tokenizer.load(tmp_path)
     ends = json.loads((tmp_path / "tokenizer.json").read_text())["added_tokens"][0]["id"]
     change(tmp_path, "config.json", eos_token_id=ends)
     read = Tokenizer.load(tmp_path)
     assert read.end_of_turn == read.end_of_text == read.pad == ends
+    assert read.stops == {ends}
+
+
+def test_a_tokenizer_may_have_no_end_at_all(tmp_path: Path) -> None:
+    """As GPT-1's, which only continues text."""
+    write(tmp_path, "gpt1")
+    (tmp_path / "tokenizer_config.json").unlink()
+    read = Tokenizer.load(tmp_path)
+    assert (read.end_of_turn, read.stops, read.begin_of_text) == (None, frozenset(), None)
+    with pytest.raises(UserError, match="no token that ends a text"):
+        _ = read.end_of_text
+
+
+def test_a_folder_with_the_older_files_alone_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match=r"AutoTokenizer\.from_pretrained\(.*\.save_pretrained"):
+        Tokenizer.load(tmp_path)
 
 
 def test_a_role_without_a_token_is_left_out(tmp_path: Path) -> None:

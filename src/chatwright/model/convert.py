@@ -45,9 +45,10 @@ class Written:
     def as_text(self) -> str:
         """For people."""
         talk = "its own chat template" if self.chat_template else "no chat template: it only continues text"
+        ends = f"at {' or '.join(self.stops)}" if self.stops else "nowhere by themselves"
         return (
             f"{self.path}: {self.layout}, {self.parameters:,} parameters as {self.dtype}, context {self.context:,}, "
-            f"{self.vocabulary:,} tokens; {talk}; answers end at {' or '.join(self.stops)}."
+            f"{self.vocabulary:,} tokens; {talk}; answers end {ends}."
         )
 
 

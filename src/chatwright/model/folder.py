@@ -102,10 +102,11 @@ def _save(
 
 def _ends(tokenizer: Tokenizer) -> dict[str, Any]:
     """The special ids that transformers looks for in its configs."""
-    others = sorted(tokenizer.stops - {tokenizer.end_of_turn})
+    first = tokenizer.end_of_turn
+    ends = [i for i in sorted(tokenizer.stops) if i != first]
     return {
         "bos_token_id": tokenizer.begin_of_text,
-        "eos_token_id": [tokenizer.end_of_turn, *others] if others else tokenizer.end_of_turn,
+        "eos_token_id": [first, *ends] if ends else first,
         "pad_token_id": tokenizer.pad,
     }
 

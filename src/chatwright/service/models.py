@@ -69,6 +69,7 @@ def load(path: Path) -> LoadedModel:
     """Load the model that `path` means. UserError when there is none or it is broken."""
     name, folder = resolve_model(path)
     decoder, tokenizer = load_model(folder)
+    tokenizer.chat_template  # noqa: B018  refuses a model that cannot converse before anybody asks it anything
     weights = folder / "model.safetensors"
     return LoadedModel(
         name=name,

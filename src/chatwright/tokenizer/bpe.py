@@ -29,14 +29,14 @@ SPECIALS = (END_OF_TEXT, TURN, END_OF_TURN, PAD)
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>")  # of other models; those without one use their eos_token
+_OLD_FILES = ("vocab.json", "tokenizer.model")
 
 
 class Tokenizer:
     """A BPE vocabulary, its special tokens, which only code can write, and its chat template.
 
-    end_of_turn: the eos_token, which a model writes after its answer. stops: all ids at which an answer ends.
-    begin_of_text: the bos_token, if there is one. end_of_text: what separates documents. pad: fills batches; where the
-    model names none, it is end_of_turn.
+    begin_of_text: the bos_token. end_of_turn: what a model writes after its answer, the eos_token. Either is None where
+    there is none, as in GPT-1. stops: all ids at which an answer ends. pad: fills batches.
 
     >>> tokenizer.decode(tokenizer.encode("a <|im_end|> b"))
     'a <|im_end|> b'
@@ -53,8 +53,8 @@ class Tokenizer:
     ) -> None:
         """From the content of a `tokenizer.json`, or use `load` or `train_bpe`.
 
-        roles: which token is the ``eos_token`` and perhaps the ``bos_token``, ``unk_token`` and ``pad_token``.
-        stops: ids that end an answer, beside the eos_token's; those that it does not have are left out.
+        roles: which token is the ``bos_token``, ``eos_token``, ``unk_token`` and ``pad_token``, where there is one.
+        stops: ids that end an answer, beside the eos_token's or instead; those that it does not have are left out.
         ValueError says what cannot be used.
         """
         if description["model"].get("type") != "BPE":
@@ -62,18 +62,20 @@ class Tokenizer:
         self.description = description
         self.specials: dict[str, int] = {t["content"]: t["id"] for t in description["added_tokens"] if t["special"]}
         self.template = template
-        ids = {**description["model"]["vocab"], **{t["content"]: t["id"] for t in description["added_tokens"]}}
-        self.roles = {role: roles[role] for role in _ROLES if roles.get(role) in ids}
-        if "eos_token" not in self.roles:
-            raise ValueError("it names no eos_token that it has")
+        added = {token["content"]: token["id"] for token in description["added_tokens"]}
+        self._ids: dict[str, int] = {**description["model"]["vocab"], **added}
+        self.roles = {role: roles[role] for role in _ROLES if roles.get(role) in self._ids}
         self._encoder = make_encoder(description)
         self._table = byte_table(description)
         self.vocab_size = len(self._table.pieces)
-        self.end_of_turn = ids[self.roles["eos_token"]]
-        self.stops = frozenset({self.end_of_turn, *stops} & set(range(self.vocab_size)))
-        self.begin_of_text = ids[self.roles["bos_token"]] if "bos_token" in self.roles else None
-        self.pad = ids[self.roles["pad_token"]] if "pad_token" in self.roles else self.end_of_turn
-        self.end_of_text = next((ids[name] for name in _ENDS_OF_TEXT if name in self.specials), self.end_of_turn)
+        self.begin_of_text = self._role("bos_token")
+        eos = self._role("eos_token")
+        ends = [i for i in stops if i in range(self.vocab_size)] + ([] if eos is None else [eos])
+        self.stops = frozenset(ends)
+        self.end_of_turn = ends[0] if eos is None and ends else eos
+        pad = self._role("pad_token")
+        # Without one any id will do: what is padding is told by masks.
+        self.pad = pad if pad is not None else self.end_of_turn if self.end_of_turn is not None else 0
         self.hash = digest([description, template])
 
     @classmethod
@@ -81,14 +83,16 @@ class Tokenizer:
         """Read the tokenizer of a folder in the Hugging Face layout. UserError when it is missing or cannot be used."""
         folder = Path(folder)
         path = folder / "tokenizer.json"
+        if not path.is_file() and any((folder / name).is_file() for name in _OLD_FILES):
+            raise UserError(
+                f"{path} does not exist; make it of the older files there with transformers: "
+                f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})."
+            )
         description = read_json(path)
         fields = _optional(folder / "tokenizer_config.json")
-        named = _roles(fields)
         stops = _stops(folder)
         try:
-            if "eos_token" not in named and stops:
-                named["eos_token"] = _content(description, stops[0])
-            return cls(description, named, _template(folder, fields), stops)
+            return cls(description, _roles(fields), _template(folder, fields), stops)
         except Exception as error:  # a bad file can fail anywhere: missing keys, wrong types, the library's own checks
             reason = error if type(error) in (ValueError, UserError) else "it is not a BPE tokenizer"
             raise UserError(f"{path} cannot be used as a tokenizer: {str(reason).rstrip('.')}.") from None
@@ -114,6 +118,19 @@ class Tokenizer:
         if self.template is None:
             raise UserError("This model has no chat template: it continues text and was not taught to converse.")
         return ChatTemplate(self.template, self.specials, self.roles, self.stops)
+
+    @property
+    def end_of_text(self) -> int:
+        """What separates documents: ``<|endoftext|>`` or its like, or else end_of_turn. UserError without either."""
+        for name in _ENDS_OF_TEXT:
+            if name in self.specials:
+                return self.specials[name]
+        if self.end_of_turn is None:
+            raise UserError("This tokenizer has no token that ends a text, so documents cannot be told apart.")
+        return self.end_of_turn
+
+    def _role(self, role: str) -> int | None:
+        return self._ids.get(self.roles.get(role, ""))
 
     def encode(self, text: str) -> list[int]:
         """Ids of any text, never a special id. A lone surrogate comes back as bytes or as U+FFFD."""
@@ -186,17 +203,6 @@ def _stops(folder: Path) -> list[int]:
         if ends is not None:
             return ends if isinstance(ends, list) else [ends]
     return []
-
-
-def _content(description: Mapping[str, Any], wanted: int) -> str:
-    """The text of a token by its id. ValueError when there is none."""
-    for token in description["added_tokens"]:
-        if token["id"] == wanted:
-            return token["content"]
-    for content, i in description["model"]["vocab"].items():
-        if i == wanted:
-            return content
-    raise ValueError(f"it lacks the id {wanted}, which is said to end an answer")
 
 
 def _template(folder: Path, fields: Mapping[str, Any]) -> str | None:

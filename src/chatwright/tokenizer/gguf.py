@@ -214,8 +214,9 @@ def to_fields(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         fields |= {"pre": _pre(description), "merges": merges}
     ids = {token: i for i, token in tokens.items()}
     fields |= {f"{_ROLE_KEYS[role]}_token_id": ids[token] for role, token in tokenizer.roles.items()}
-    others = sorted(tokenizer.stops - {tokenizer.end_of_turn})
-    fields |= dict(zip(("eot_token_id", "eom_token_id"), others, strict=False))
+    if tokenizer.end_of_turn is not None:
+        others = sorted(tokenizer.stops - {tokenizer.end_of_turn})
+        fields |= dict(zip(("eos_token_id", "eot_token_id", "eom_token_id"), [tokenizer.end_of_turn, *others]))  # noqa: B905
     fields |= {"add_bos_token": _begins(description, tokenizer.begin_of_text)}
     named = {f"tokenizer.ggml.{key}": value for key, value in fields.items()}
     return named | ({} if tokenizer.template is None else {"tokenizer.chat_template": tokenizer.template})
