@@ -135,7 +135,6 @@ def test_a_missing_or_broken_tokenizer_is_a_user_error(folder: Path, tmp_path: P
         whole[:100],
         "[]",
         "{}",
-        json.dumps({**description, "added_tokens": []}),
         json.dumps({**description, "model": {}}),
     ]
     for text in broken:
