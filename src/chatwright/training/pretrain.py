@@ -59,9 +59,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
     )
     model_config = model_from_table(config.model, tokenizer.vocab_size)
     windows = open_windows(shard, model_config.context, config.seed)
-    model = Decoder(model_config)
-    init_weights(model, torch.Generator().manual_seed(config.seed))
-    model.to(device)
+    model, trained = new_model(model_config, config.optim, config.dtype, config.seed)
     say(_plan(config, model_config, windows, resolve(config.dtype, device)))
 
     def losses(step: int) -> Iterator[Part]:
@@ -75,7 +73,7 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
         return {"bits_per_byte": bits}
 
     train(
-        Trained({"model": model}, build_optimizers(model, config.optim)),
+        trained,
         losses,
         title="pretrain",
         out=out,
@@ -90,6 +88,14 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
     save_model(model, out, tokenizer)
     remove_checkpoint(out / "checkpoint")
     return _headline(config, model_config, out)
+
+
+def new_model(config: ModelConfig, optim: OptimConfig, dtype: Precision, seed: int) -> tuple[Decoder, Trained]:
+    """A decoder with fresh weights on the device of `prepare`, and what trains it."""
+    model = Decoder(config)
+    init_weights(model, torch.Generator().manual_seed(seed))
+    model.to(prepare())
+    return model, Trained({"model": model}, build_optimizers(model, optim))
 
 
 def model_from_table(table: Mapping[str, Any], vocab_size: int) -> ModelConfig:
