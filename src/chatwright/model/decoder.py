@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatwright.model.attention import dense_attention
 from chatwright.model.config import ModelConfig, RopeScaling
 from chatwright.model.norms import RMSNorm, unit_rms
 from chatwright.model.sparse import sparse_attention
@@ -89,7 +88,15 @@ class Attention(nn.Module):
         if self.stride is not None:
             y_BHTE = sparse_attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
         else:
-            y_BHTE = dense_attention(q_BHTE, k_BKTE, v_BKTE, mask_BTS, dropout)
+            y_BHTE = F.scaled_dot_product_attention(
+                q_BHTE,
+                k_BKTE,
+                v_BKTE,
+                attn_mask=None if mask_BTS is None else mask_BTS[:, None],
+                is_causal=mask_BTS is None and T > 1,
+                dropout_p=dropout,
+                enable_gqa=self.kv_heads < self.heads,
+            )
         return self.out(y_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
