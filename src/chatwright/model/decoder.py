@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatwright.model.attention import dense_attention
 from chatwright.model.config import ModelConfig, RopeScaling
 from chatwright.model.norms import RMSNorm, unit_rms
 from chatwright.model.sparse import sparse_attention
@@ -88,15 +89,7 @@ class Attention(nn.Module):
         if self.stride is not None:
             y_BHTE = sparse_attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
         else:
-            y_BHTE = F.scaled_dot_product_attention(
-                q_BHTE,
-                k_BKTE,
-                v_BKTE,
-                attn_mask=None if mask_BTS is None else mask_BTS[:, None],
-                is_causal=mask_BTS is None and T > 1,
-                dropout_p=dropout,
-                enable_gqa=self.kv_heads < self.heads,
-            )
+            y_BHTE = dense_attention(q_BHTE, k_BKTE, v_BKTE, mask_BTS, dropout)
         return self.out(y_BHTE.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -227,6 +220,8 @@ class Decoder(nn.Module):
         else:
             rotation = self.cos_SE[positions_BT][:, :, None], self.sin_SE[positions_BT][:, :, None]
         x_BTD = self.dropout(x_BTD)
+        if torch.is_autocast_enabled(x_BTD.device.type):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation, mask_BTS, cache)
         if cache is not None:

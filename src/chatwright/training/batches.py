@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 PADDING = -1  # document number of the slots that hold no token
+ROUNDS = 8  # of the Feistel network; four suffice with good round functions (Luby and Rackoff 1988)
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,48 @@ class Batch:
 
 
 class Shuffled:
-    """The numbers 0..n-1 in an endless order: all of them, newly shuffled, once an epoch."""
+    """The numbers 0..n-1 in an endless order: all of them, newly shuffled, once an epoch.
+
+    Any place of the order is computed by itself: a Feistel network is a bijection of 0..4^k-1, and what it maps beyond
+    n goes through it again until it is below (cycle walking; Black and Rogaway 2002). So nothing is kept, however large
+    n is, and a place is all that a checkpoint needs.
+    """
 
     def __init__(self, n: int, seed: int) -> None:
         assert n > 0
         self.n = n
-        self._epoch_order = lru_cache(maxsize=2)(lambda epoch: np.random.default_rng([seed, epoch]).permutation(n))
+        self.seed = seed
+        self._half = np.uint64(max(1, math.ceil((n - 1).bit_length() / 2)))  # bits of each half
 
     def take(self, first: int, count: int) -> list[tuple[int, int]]:
         """(epoch, number) of places ``first`` .. ``first + count - 1`` of the order."""
-        places = (divmod(place, self.n) for place in range(first, first + count))
-        return [(epoch, int(self._epoch_order(epoch)[place])) for epoch, place in places]
+        found: list[tuple[int, int]] = []
+        while len(found) < count:
+            epoch, place = divmod(first + len(found), self.n)
+            places = np.arange(place, min(self.n, place + count - len(found)), dtype=np.uint64)
+            found += [(epoch, number) for number in self._shuffled(epoch, places).tolist()]
+        return found
+
+    def _shuffled(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        keys = np.random.default_rng([self.seed, epoch]).integers(2**64, size=ROUNDS, dtype=np.uint64)
+        numbers = self._feistel(places, keys)
+        while (beyond := numbers >= self.n).any():
+            numbers[beyond] = self._feistel(numbers[beyond], keys)
+        return numbers
+
+    def _feistel(self, numbers: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        mask = (np.uint64(1) << self._half) - np.uint64(1)
+        left, right = numbers >> self._half, numbers & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        return (left << self._half) | right
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit of x changes half of the bits that come out."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 class Windows:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ROWS = 1024  # rows of logits at a time: [1024, 4096] float32 is 16 MiB, which stays near the cores
+ROWS = 1024  # rows of logits at a time
+NEAR = 1 << 20  # probabilities at a time on a CPU: 4 MiB of float32, which stay near the cores
 
 
 def lm_loss(logits_BTV: Tensor, targets_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -45,14 +46,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for first in range(0, len(hidden), ROWS):
                 rows = slice(first, first + ROWS)
-                target_R1 = targets_N[rows, None]
-                # Softmax, then the logarithm of one entry a row: half the passes of a log-softmax and its exponential.
-                p_RV = torch.softmax(hidden[rows] @ weight.T, dim=-1, dtype=weight_VD.dtype)
-                p_R1 = p_RV.gather(1, target_R1)
-                loss -= p_R1.clamp_min(torch.finfo(p_R1.dtype).tiny).log().sum()
-                gradient_RV = p_RV.scatter_(1, target_R1, p_R1 - 1.0).to(dtype)  # of the logits: p - onehot(target)
-                grad_hidden[rows] = gradient_RV @ weight
-                grad_weight += gradient_RV.T @ hidden[rows]
+                logits_RV = hidden[rows] @ weight.T
+                loss += _to_gradient(logits_RV, targets_N[rows], weight_VD.dtype)
+                grad_hidden[rows] = logits_RV @ weight
+                grad_weight += logits_RV.T @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype = hidden_ND.dtype
         return loss
@@ -61,6 +58,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden.to(ctx.hidden_dtype) * grad, grad_weight * grad, None
+
+
+def _to_gradient(logits_RV: Tensor, targets_R: Tensor, dtype: torch.dtype) -> Tensor:
+    """Put the gradient, p - onehot(target), in the place of the logits; returns the loss, summed in ``dtype``.
+
+    On a CPU a few rows at a time, so that their probabilities in ``dtype`` stay near the cores.
+    """
+    loss = torch.zeros((), dtype=dtype, device=logits_RV.device)
+    few = max(1, NEAR // logits_RV.shape[1]) if logits_RV.device.type == "cpu" else ROWS
+    for logits_FV, targets_F in zip(logits_RV.split(few), targets_R.split(few), strict=True):
+        # Softmax, then the logarithm of one entry a row: half the passes of a log-softmax and its exponential.
+        p_FV = torch.softmax(logits_FV, dim=-1, dtype=dtype)
+        p_F1 = p_FV.gather(1, targets_F[:, None])
+        loss -= p_F1.clamp_min(torch.finfo(dtype).tiny).log().sum()
+        logits_FV.copy_(p_FV.scatter_(1, targets_F[:, None], p_F1 - 1.0))
+    return loss
 
 
 def ranking_loss(scores_BK: Tensor, ranks_BK: Tensor, valid_BK: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ def _headline(config: PretrainConfig, model: ModelConfig, out: Path) -> Headline
 
 STAGE = Stage(
     name="pretrain",
-    version=1,
+    version=2,
     config=PretrainConfig,
     inputs=("shards", "tokenizer"),
     run=run,

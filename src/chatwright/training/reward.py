@@ -281,7 +281,7 @@ def _groups(rankings: Sequence[Ranking], most: int) -> Iterator[list[Ranking]]:
 
 STAGE = Stage(
     name="reward",
-    version=2,
+    version=3,
     config=RewardConfig,
     inputs=("sft", "compare", "conversations"),
     run=run,

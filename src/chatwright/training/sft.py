@@ -177,7 +177,7 @@ def heldout_loss(model: Decoder, packed: Packed, batch: int, precision: Precisio
 
 STAGE = Stage(
     name="sft",
-    version=1,
+    version=2,
     config=SftConfig,
     inputs=("pretrain", "conversations", "shards"),
     run=run,

@@ -143,7 +143,7 @@ def read_questions(path: Path) -> list[Question]:
 
 STAGE = Stage(
     name="ppo",
-    version=2,
+    version=3,
     config=PpoConfig,
     inputs=("sft", "reward", "conversations", "shards"),
     run=run,
