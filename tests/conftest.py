@@ -50,7 +50,7 @@ batch = 4
 micro_batch = 4
 eval_every = 8
 eval_tokens = 256
-checkpoint_every = 3
+checkpoint.every = 3
 
 [sft]
 steps = 9
@@ -58,7 +58,7 @@ batch = 4
 micro_batch = 4
 eval_every = 5
 eval_tokens = 256
-checkpoint_every = 2
+checkpoint.every = 2
 
 [compare]
 max_tokens = 8
@@ -67,7 +67,7 @@ prompts = 40
 [reward]
 batch = 6
 eval_every = 4
-checkpoint_every = 2
+checkpoint.every = 2
 demonstrations = 8
 
 [ppo]
@@ -80,7 +80,7 @@ ptx_examples = 0.25
 ptx_length = 32
 eval_prompts = 8
 eval_tokens = 256
-checkpoint_every = 1
+checkpoint.every = 1
 
 [evaluate]
 max_tokens = 8

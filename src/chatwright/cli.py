@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,10 +99,11 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    """Say what is wrong, for a program too when it asked for JSON, and end."""
-    print(f"chatwright: {message}", file=sys.stderr)
-    if "--json" in sys.argv:
-        _print_json({"error": message})
+    """Say what is wrong, for a program too when it asked for JSON, and end. Of many processes the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"chatwright: {message}", file=sys.stderr)
+        if "--json" in sys.argv:
+            _print_json({"error": message})
     sys.exit(status)
 
 
@@ -150,16 +153,21 @@ def _show_plan(recipe: Recipe, until: str | None, as_json: bool) -> None:
 def _run(recipe: Recipe, out: Path | None, until: str | None, from_: str | None, as_json: bool) -> None:
     from chatwright.flow.run import run_recipe
     from chatwright.stage import say
-    from chatwright.training.loop import RunStopped
+    from chatwright.training import world
+    from chatwright.training.guards import Interrupted, RunStopped
 
     folder = out or Path("runs", recipe.name)
     try:
         outcomes = run_recipe(recipe, folder, until, from_)
-    except KeyboardInterrupt:
-        print(f"\nchatwright: Stopped; the same command goes on from here ({folder}).", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        if world.is_first():
+            print(f"\nchatwright: Stopped; the same command goes on from here ({folder}).", file=sys.stderr)
+        sys.exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
     except RunStopped as stop:
         _fail(str(stop), 1)
+    world.leave()
+    if not world.is_first():
+        return
     if as_json:
         stages = {
             o.name: {

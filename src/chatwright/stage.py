@@ -8,28 +8,37 @@ key is already done. Called again after a kill with the same ``out``, it resumes
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Inputs = Mapping[str, Path]
 Headline = dict[str, Any]
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's config: immutable, unknown keys refused, written whole into the manifest."""
+    """Base of every stage's config: immutable, unknown keys refused, written whole into the manifest.
+
+    ``not_in_key`` names the fields that say how a stage is run and not what it makes; they do not change its key.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    not_in_key: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = 1
 
@@ -41,7 +50,8 @@ class Stage:
     name: also its command and its table in a recipe.
     version: raise it when the same config and inputs would give another result; it is part of the key.
     config: the stage's config class. inputs: names of the stages it reads. run: ``(config, inputs, out) -> headline``.
-    summary: one line for the help and the plan.
+    summary: one line for the help and the plan. together: whether all the processes that torchrun started run it;
+    otherwise the first one does, and the others wait.
     """
 
     name: str
@@ -50,14 +60,27 @@ class Stage:
     inputs: tuple[str, ...]
     run: Callable[[Any, Inputs, Path], Headline]
     summary: str
+    together: bool = False
+
+
+EVENTS = "tensorboard"  # a stage's folder of TensorBoard's event files
 
 
 class MetricsLog:
-    """``metrics.jsonl`` of a stage: one flat JSON object a line. A resumed stage first drops what it will log again."""
+    """``metrics.jsonl`` of a stage: one flat JSON object a line. A resumed stage first drops what it will log again.
 
-    def __init__(self, out: Path, resume_step: int = 0) -> None:
-        """Open ``out/metrics.jsonl`` and keep only lines whose ``step`` is at most ``resume_step``."""
+    Where TensorBoard is installed, its event files are written too.
+    """
+
+    def __init__(self, out: Path, resume_step: int = 0, *, write: bool = True) -> None:
+        """Open ``out/metrics.jsonl`` and keep only lines whose ``step`` is at most ``resume_step``.
+
+        write: false in all but one of the processes that run a stage together.
+        """
         self.path = out / "metrics.jsonl"
+        self._write = write
+        if not write:
+            return
         kept = []
         if self.path.exists() and resume_step > 0:
             for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -68,11 +91,30 @@ class MetricsLog:
                 if record.get("step", 0) <= resume_step:
                     kept.append(line + "\n")
         self.path.write_text("".join(kept), encoding="utf-8")
+        self._events = _event_writer(out / EVENTS, resume_step)
 
     def log(self, step: int, **metrics: float | int | str) -> None:
         """Append one line; ``step`` counts from 1."""
+        if not self._write:
+            return
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._events is not None:
+            for name, value in metrics.items():
+                if isinstance(value, (int, float)):
+                    self._events.add_scalar(name, value, step)
+            self._events.flush()
+
+
+def _event_writer(folder: Path, resume_step: int) -> SummaryWriter | None:
+    """A writer of TensorBoard's events that hides those after ``resume_step``; None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+    if resume_step == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    return SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -83,7 +125,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-console = Console(stderr=True)
+console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # of many processes one speaks
 
 
 class ProgressBar:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from chatwright.records import Comparison, Conversation, Message
 from chatwright.storage import write_json, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
+from chatwright.training.parallel import Layout, ParallelConfig, lay_out
 
 COLORS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "sky": "blue", "lemon": "yellow"}
 SENTENCES = [f"The color of {thing} is {color}. " for thing, color in COLORS.items()]
@@ -20,6 +23,12 @@ MODEL = {"preset": "modern", "layers": 2, "d_model": 32, "heads": 2, "kv_heads":
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def alone() -> Layout:
+    """One process on a CPU."""
+    return lay_out(ParallelConfig(), torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -69,8 +78,11 @@ def write_shards(folder: Path, tokenizer: Tokenizer) -> None:
     for split, documents in (("train", 120), ("heldout", 30)):
         texts = ["".join(generator.permutation(SENTENCES)[:4]) for _ in range(documents)]
         ids = [[*document, tokenizer.end_of_text] for document in tokenizer.encode_batch(texts)]
-        offsets = np.cumsum([0, *map(len, ids)]).tolist()
+        offsets = np.cumsum([0, *map(len, ids)])
         size = sum(len(text.encode()) for text in texts)
         np.array([token for document in ids for token in document], np.uint16).tofile(folder / f"{split}.bin")
-        index[split] = {"tokens": offsets[-1], "bytes": size, "offsets": offsets}
+        offsets.astype(np.int64).tofile(folder / f"{split}.offsets.bin")
+        names = pa.array([f"{split}/{number}" for number in range(documents)])
+        pq.write_table(pa.table({"id": names}), folder / f"{split}.documents.parquet")
+        index[split] = {"tokens": int(offsets[-1]), "bytes": size, "documents": documents}
     write_json(folder / "index.json", index)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from chatwright.training import batches
-from chatwright.training.batches import PADDING, Example, Packed, Shuffled, Windows, pack
+from chatwright.training.batches import PADDING, Example, Packed, Windows, pack
+from chatwright.training.order import Shuffled
 
 
 def test_worked_examples_hold() -> None:

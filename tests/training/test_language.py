@@ -5,10 +5,11 @@ import torch
 
 from chatwright.model.decoder import Decoder
 from chatwright.model.presets import preset
-from chatwright.training.batches import Example, Packed
+from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.language import language_parts, states, summed_nats
 from chatwright.training.loop import accumulate
 from chatwright.training.objectives import lm_loss
+from chatwright.training.parallel import Layout
 
 
 @pytest.fixture(params=["modern", "gpt2"])
@@ -47,11 +48,12 @@ def test_the_loss_of_a_packed_batch_is_that_of_its_conversations(model: Decoder,
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 16])
 def test_micro_batches_change_neither_loss_nor_gradient(
-    model: Decoder, examples: list[Example], micro_batch: int
+    model: Decoder, examples: list[Example], alone: Layout, micro_batch: int
 ) -> None:
-    batch = Packed(examples, length=24, pad=0, seed=0).batch(0, 4)
-    parts = list(language_parts(model, batch, 4, "float32", weight=0.5))
+    rows = Ahead(Packed(examples, length=24, pad=0, seed=0), pin=False)
+    settings = {"precision": "float32", "weight": 0.5, "layout": alone}
+    parts = list(language_parts(model, rows, 0, 4, micro_batch=4, **settings))
     expected = torch.autograd.grad(parts[0].loss, model.blocks[0].mlp.up.weight)[0]
-    sums = accumulate(language_parts(model, batch, micro_batch, "float32", weight=0.5))
-    assert sums["loss"] == pytest.approx(parts[0].loss.item(), rel=1e-5)
+    sums = accumulate(language_parts(model, rows, 0, 4, micro_batch=micro_batch, **settings), alone)
+    assert float(sums["loss"]) == pytest.approx(parts[0].loss.item(), rel=1e-5)
     torch.testing.assert_close(model.blocks[0].mlp.up.weight.grad, expected, atol=1e-6, rtol=1e-4)

@@ -17,6 +17,7 @@ from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import reward
 from chatwright.training.loop import accumulate
 from chatwright.training.objectives import ranking_loss
+from chatwright.training.parallel import Layout
 from chatwright.training.reward import (
     RewardConfig,
     accuracies,
@@ -32,7 +33,7 @@ from chatwright.training.sft import example
 
 from .conftest import MODEL, comparison
 
-QUICK = {"epochs": 25, "batch": 6, "micro_batch": 8, "optim": {"lr": 0.01}, "checkpoint_every": 4}
+QUICK = {"epochs": 25, "batch": 6, "micro_batch": 8, "optim": {"lr": 0.01}, "checkpoint": {"every": 4}}
 
 
 @pytest.fixture
@@ -108,15 +109,17 @@ def test_a_score_is_read_at_the_end_of_turn(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 9, 100])
-def test_parts_add_up_to_the_mean_over_prompts(model: ScoredDecoder, tokenizer: Tokenizer, micro_batch: int) -> None:
+def test_parts_add_up_to_the_mean_over_prompts(
+    model: ScoredDecoder, tokenizer: Tokenizer, alone: Layout, micro_batch: int
+) -> None:
     rankings = [ranking(tokenizer, comparison("a", thing), 96) for thing in ("snow", "coal", "sky")]
     scores = torch.stack([last_scores(model, item.answers, tokenizer.pad) for item in rankings])
     ranks = torch.tensor([item.ranks for item in rankings])
     expected = ranking_loss(scores, ranks, torch.ones_like(ranks, dtype=torch.bool))
     gradient = torch.autograd.grad(expected, model.head.weight)[0]
-    sums = accumulate(ranking_parts(model, rankings, micro_batch, tokenizer.pad, "float32"))
-    assert sums["loss"] == pytest.approx(expected.item(), rel=1e-5)
-    assert sums["accuracy"] == pytest.approx(pair_accuracy(scores.tolist(), (-ranks).tolist()))
+    sums = accumulate(ranking_parts(model, rankings, micro_batch, tokenizer.pad, "float32", alone), alone)
+    assert float(sums["loss"]) == pytest.approx(expected.item(), rel=1e-5)
+    assert float(sums["accuracy"]) == pytest.approx(pair_accuracy(scores.tolist(), (-ranks).tolist()))
     torch.testing.assert_close(model.head.weight.grad, gradient, atol=1e-6, rtol=1e-4)
 
 

@@ -20,7 +20,14 @@ from chatwright.training.sft import SftConfig, example, fitting, read_examples
 
 from .conftest import MODEL, conversation
 
-QUICK = {"epochs": 12, "batch": 4, "micro_batch": 2, "eval_every": 20, "checkpoint_every": 4, "pretrain_share": 0.25}
+QUICK = {
+    "epochs": 12,
+    "batch": 4,
+    "micro_batch": 2,
+    "eval_every": 20,
+    "checkpoint": {"every": 4},
+    "pretrain_share": 0.25,
+}
 
 
 @pytest.fixture(scope="module")

@@ -35,12 +35,13 @@ def keys(recipe: Recipe) -> dict[str, str]:
     reads = inputs(recipe)
     found: dict[str, str] = {}
     for instance in recipe.instances:
+        config = instance.config.model_dump(exclude=set(instance.config.not_in_key))
         contents = {place: path_digest(path) for place, path in user_files(instance.config).items()}
         found[instance.name] = digest(
             {
                 "stage": instance.stage.name,
                 "version": instance.stage.version,
-                "config": _with_contents(instance.config.model_dump(), contents),
+                "config": _with_contents(config, contents),
                 "inputs": {name: found[name] for name in reads[instance.name]},
             }
         )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import chatwright
 from chatwright.errors import UserError
+from chatwright.stage import EVENTS
 from chatwright.storage import file_digest, first_problem, read_json, write_json
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -96,7 +97,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): file_digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, IN_PROGRESS)
+        if path.is_file() and path.name not in (MANIFEST, IN_PROGRESS) and EVENTS not in path.parts
     }
 
 

@@ -20,6 +20,8 @@ from chatwright.flow.recipe import Instance, Recipe, user_files
 from chatwright.flow.workload import workloads
 from chatwright.stage import say
 from chatwright.storage import write_json
+from chatwright.training import world
+from chatwright.training.runtime import prepare
 
 State = Literal["done before", "made", "resumed"]
 
@@ -36,8 +38,16 @@ class Outcome:
 def run_recipe(recipe: Recipe, out: Path, until: str | None = None, from_: str | None = None) -> list[Outcome]:
     """Bring ``recipe`` to its end in ``out``, or to ``until``; ``from_`` and what is made from it are made anew.
 
+    Among the processes that torchrun started, the first one decides what is to be done, does alone what one process
+    does, and calls the others to what all do together (see `Stage`).
+
     Raises UserError when ``out`` is not this recipe's or when another process works in it.
     """
+    if world.size() > 1:
+        prepare()
+        if not world.is_first():
+            _follow(recipe, out)
+            return []
     wanted = graph.needed_for(recipe, graph.named(recipe, until)) if until else recipe.names
     anew = graph.made_from(recipe, graph.named(recipe, from_)) if from_ else ()
     keys = graph.keys(recipe)
@@ -55,10 +65,24 @@ def run_recipe(recipe: Recipe, out: Path, until: str | None = None, from_: str |
             _bring_about(instance, recipe, out, keys, f"{number}/{len(wanted)}")
             for number, instance in enumerate((i for i in recipe.instances if i.name in wanted), start=1)
         ]
+    world.agree("")  # nothing more to do
     made = {outcome.name: outcome.manifest for outcome in outcomes if outcome.state != "done before"}
     if made:
         planner.show_actual(plan, made)
     return outcomes
+
+
+def _follow(recipe: Recipe, out: Path) -> None:
+    """Run the stages that the first process calls this one to, until it says that there are no more."""
+    by_name = {instance.name: instance for instance in recipe.instances}
+    while name := world.agree(""):
+        instance = by_name[name]
+        instance.stage.run(instance.config, _folders(instance, recipe, out), out / name)
+
+
+def _folders(instance: Instance, recipe: Recipe, out: Path) -> dict[str, Path]:
+    """The folders of the stages that an instance reads."""
+    return {name: out / name for name in graph.inputs(recipe)[instance.name]}
 
 
 def _is_done(folder: Path, key: str) -> bool:
@@ -115,9 +139,11 @@ def _last_sign_of_life(folder: Path) -> float:
 def _make(instance: Instance, recipe: Recipe, out: Path, keys: dict[str, str], progress: InProgress) -> Manifest:
     """Run the stage and write its manifest, last of all."""
     folder = out / instance.name
-    reads = graph.inputs(recipe)[instance.name]
+    reads = _folders(instance, recipe, out)
     manifest.forget_peak_memory()
-    headline = instance.stage.run(instance.config, {name: out / name for name in reads}, folder)
+    if instance.stage.together:
+        world.agree(instance.name)
+    headline = instance.stage.run(instance.config, reads, folder)
     made = Manifest(
         stage=instance.stage.name,
         instance=instance.name,

@@ -7,10 +7,12 @@ V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from chatwright.model.attention import dense_attention
 from chatwright.model.config import ModelConfig, RopeScaling
@@ -65,8 +67,9 @@ class Attention(nn.Module):
         self.norm_eps = config.norm_eps
         self.stride = config.attention_stride if config.is_sparse(layer) else None
         self.rotated = config.is_rotated(layer)
-        width = (config.heads + 2 * config.kv_heads) * config.d_head
-        self.qkv = nn.Linear(config.d_model, width, bias=config.bias != "none")
+        q, kv = config.heads * config.d_head, config.kv_heads * config.d_head
+        self.maps = (q, kv, kv)  # rows of qkv: one matrix holds three maps
+        self.qkv = nn.Linear(config.d_model, sum(self.maps), bias=config.bias != "none")
         self.out = nn.Linear(config.heads * config.d_head, config.d_model, bias=config.bias in ("attention", "all"))
         self.q_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
@@ -134,7 +137,8 @@ class Mlp(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=config.bias == "all")
+        self.maps = (config.d_ff,) * (2 if self.gated else 1)  # rows of up: the gate's first
+        self.up = nn.Linear(config.d_model, sum(self.maps), bias=config.bias == "all")
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias == "all")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -156,8 +160,16 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
+        self.recompute = False  # whether activations are made again in the backward pass instead of kept
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._forward, x_BTD, rotation, mask_BTS, cache, use_reentrant=False)
+        return self._forward(x_BTD, rotation, mask_BTS, cache)
+
+    def _forward(
+        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None
+    ) -> Tensor:
         if self.post:
             x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, rotation, mask_BTS, cache)))
             return self.mlp_norm(x_BTD + self.dropout(self.mlp(x_BTD)))
@@ -187,11 +199,15 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = build_norm(config) if config.norm_place == "pre" else nn.Identity()
         self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
-        if config.positions == "rope":
-            cos_SE, sin_SE = rotation_tables(config)
+        self.make_tables()
+        init_weights(self)
+
+    def make_tables(self) -> None:
+        """Compute what is neither learned nor stored, the rotations of the positions; on the CPU, always."""
+        if self.config.positions == "rope":
+            cos_SE, sin_SE = rotation_tables(self.config)
             self.register_buffer("cos_SE", cos_SE, persistent=False)
             self.register_buffer("sin_SE", sin_SE, persistent=False)
-        init_weights(self)
 
     def hidden(
         self,
@@ -245,18 +261,27 @@ class Decoder(nn.Module):
 
 
 @torch.no_grad()
-def init_weights(model: Decoder, generator: torch.Generator | None = None) -> None:
+def init_weights(
+    model: Decoder,
+    generator: torch.Generator | None = None,
+    place: Callable[[Tensor, Tensor], Tensor] = lambda whole, parameter: whole,
+) -> None:
     """Draw every weight anew: N(0, 0.02) (GPT-1, 4.1); norms 1, biases 0.
 
-    With norms before the sub-blocks, residual projections are N(0, 0.02 / sqrt(2 layers)) (GPT-2, 2.3).
+    With norms before the sub-blocks, residual projections are N(0, 0.02 / sqrt(2 layers)) (GPT-2, 2.3). Weights are
+    drawn one parameter at a time, on the generator's device; ``place`` makes of a whole one what goes into the
+    parameter, where a model is spread over processes.
     """
     std = 0.02
     residual_std = std / math.sqrt(2 * model.config.layers) if model.config.norm_place == "pre" else std
+    device = model.embedding.weight.device if generator is None else generator.device
     for name, parameter in model.named_parameters():
+        drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         if name.endswith("bias"):
-            nn.init.zeros_(parameter)
+            drawn.zero_()
         elif "norm" in name:
-            nn.init.ones_(parameter)
+            drawn.fill_(1.0)
         else:
             residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-            nn.init.normal_(parameter, std=residual_std if residual else std, generator=generator)
+            drawn.normal_(std=residual_std if residual else std, generator=generator)
+        parameter.copy_(place(drawn, parameter))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from chatwright.corpus.table import read_kept, read_weights
 from chatwright.errors import UserError
 from chatwright.records import Document
 from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar
-from chatwright.storage import read_json, whole_file, write_json
+from chatwright.storage import file_digest, read_json, whole_file, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 
 ENCODE_BATCH = 2000  # documents encoded at a time: bounds memory, keeps the cores busy
@@ -34,27 +34,40 @@ class ShardsConfig(StageConfig):
 class TokenShard:
     """A row of ids on disk. tokens: read-only memory map. Document i is tokens[offsets[i]:offsets[i + 1]].
 
-    bytes: UTF-8 bytes of the text that the ids stand for (end-of-text counts none), for bits per byte.
+    bytes: UTF-8 bytes of the text that the ids stand for (end-of-text counts none), for bits per byte. Nothing but the
+    index is read when a shard is opened, however long it is.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     bytes: int
     tokenizer_hash: str
+    names: Path
 
     @classmethod
     def open(cls, folder: Path, split: str) -> TokenShard:
         """Open the `train` or `heldout` shard of a shards folder. UserError when it is missing or cut short."""
         index = read_json(Path(folder) / "index.json")
-        path = Path(folder) / f"{split}.bin"
-        if not path.is_file():
-            raise UserError(f"{path} does not exist; make it with `chatwright shards`.")
         dtype = np.dtype(index["dtype"])
         part = index[split]
-        if path.stat().st_size != part["tokens"] * dtype.itemsize:
-            raise UserError(f"{path} is not as long as its index.json says; make it again with `chatwright shards`.")
-        tokens = np.memmap(path, dtype=dtype, mode="r")
-        return cls(tokens, np.array(part["offsets"], dtype=np.int64), part["bytes"], index["tokenizer"])
+        tokens = _mapped(Path(folder) / f"{split}.bin", dtype, part["tokens"])
+        offsets = _mapped(Path(folder) / f"{split}.offsets.bin", np.dtype(np.int64), part["documents"] + 1)
+        return cls(tokens, offsets, part["bytes"], index["tokenizer"], Path(folder) / f"{split}.documents.parquet")
+
+    def documents(self, start: int, end: int) -> list[str]:
+        """The ids of the documents that tokens ``start`` .. ``end - 1`` belong to, in their order."""
+        first = int(np.searchsorted(self.offsets, start, side="right")) - 1
+        after = int(np.searchsorted(self.offsets, end, side="left"))
+        return pq.read_table(self.names, columns=["id"])["id"].slice(first, after - first).to_pylist()
+
+
+def _mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """A memory map of ``count`` numbers. UserError when the file is missing or of another length."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; make it with `chatwright shards`.")
+    if path.stat().st_size != count * dtype.itemsize:
+        raise UserError(f"{path} is not as long as its index.json says; make it again with `chatwright shards`.")
+    return np.memmap(path, dtype=dtype, mode="r") if count else np.zeros(0, dtype)
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,8 @@ class _Encoded:
 
 
 def run(config: ShardsConfig, inputs: Inputs, out: Path) -> Headline:
-    """Write train.bin, heldout.bin, index.json, and exposures.parquet: how often each document comes."""
+    """Write both shards, each with its documents' offsets and ids, index.json, and exposures.parquet: how often each
+    document comes."""
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     weights = read_weights(inputs["corpus"])
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
@@ -83,8 +97,8 @@ def run(config: ShardsConfig, inputs: Inputs, out: Path) -> Headline:
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": tokenizer.hash,
         "sources": _count_sources(train, heldout, order, weights),
-        "train": _write_shard(out / "train.bin", train, order),
-        "heldout": _write_shard(out / "heldout.bin", heldout, range(len(heldout.items))),
+        "train": _write_shard(out, "train", train, order),
+        "heldout": _write_shard(out, "heldout", heldout, range(len(heldout.items))),
     }
     _write_exposures(out / "exposures.parquet", train, heldout, order)
     write_json(out / "index.json", index)
@@ -113,16 +127,23 @@ def _encode(tokenizer: Tokenizer, documents: Sequence[Document], dtype: np.dtype
     )
 
 
-def _write_shard(path: Path, encoded: _Encoded, order: Iterable[int]) -> dict[str, Any]:
+def _write_shard(folder: Path, split: str, encoded: _Encoded, order: Sequence[int]) -> dict[str, Any]:
     """Write the documents named by `order`, one after another; return the shard's part of index.json."""
-    offsets = [0]
-    text_bytes = 0
-    with whole_file(path) as partial, partial.open("wb") as shard:
+    with whole_file(folder / f"{split}.bin") as partial, partial.open("wb") as shard:
         for i in order:
             shard.write(encoded.ids[encoded.starts[i] : encoded.starts[i + 1]].tobytes())
-            offsets.append(offsets[-1] + encoded.items[i].size)
-            text_bytes += int(encoded.bytes[i])
-    return {"tokens": offsets[-1], "bytes": text_bytes, "documents": len(offsets) - 1, "offsets": offsets}
+    offsets = np.cumsum([0, *(encoded.items[i].size for i in order)], dtype=np.int64)
+    with whole_file(folder / f"{split}.offsets.bin") as partial:
+        partial.write_bytes(offsets.tobytes())
+    with whole_file(folder / f"{split}.documents.parquet") as partial:
+        ids = pa.array([encoded.items[i].id for i in order], pa.string())
+        pq.write_table(pa.table({"id": ids}), partial, compression="zstd")
+    return {
+        "tokens": int(offsets[-1]),
+        "bytes": int(encoded.bytes[list(order)].sum()),
+        "documents": len(order),
+        "digest": file_digest(folder / f"{split}.bin"),
+    }
 
 
 def _count_sources(train: _Encoded, heldout: _Encoded, order: list[int], weights: dict[str, float]) -> dict[str, Any]:
@@ -163,7 +184,7 @@ def _write_exposures(path: Path, train: _Encoded, heldout: _Encoded, order: list
 
 STAGE = Stage(
     name="shards",
-    version=1,
+    version=2,
     config=ShardsConfig,
     inputs=("corpus", "tokenizer"),
     run=run,

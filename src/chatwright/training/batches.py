@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from chatwright.training.order import Shuffled, Woven
+
 PADDING = -1  # document number of the slots that hold no token
-ROUNDS = 8  # of the Feistel network; four suffice with good round functions (Luby and Rackoff 1988)
 
 
 @dataclass(frozen=True)
@@ -28,58 +30,42 @@ class Batch:
 
     def rows(self, chosen: slice | Tensor) -> Batch:
         """Some of the rows."""
-        documents_BT = None if self.documents_BT is None else self.documents_BT[chosen]
-        return Batch(self.tokens_BT[chosen], self.targets_BT[chosen], self.mask_BT[chosen], documents_BT)
+        return self._each(lambda x_BT: x_BT[chosen])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        documents_BT = None if self.documents_BT is None else change(self.documents_BT)
+        return Batch(change(self.tokens_BT), change(self.targets_BT), change(self.mask_BT), documents_BT)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on ``device``."""
-        documents_BT = None if self.documents_BT is None else self.documents_BT.to(device)
-        return Batch(self.tokens_BT.to(device), self.targets_BT.to(device), self.mask_BT.to(device), documents_BT)
+        """The batch on ``device``; a pinned one travels while the device works."""
+        return self._each(lambda x_BT: x_BT.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a GPU can read while this process does something else."""
+        return self._each(Tensor.pin_memory)
+
+    def filled(self, count: int) -> Batch:
+        """The batch with as many rows as wanted; those that it lacks repeat its first and count for nothing."""
+        lacking = count - len(self.tokens_BT)
+        if lacking == 0:
+            return self
+        rows = self.rows(torch.tensor([*range(len(self.tokens_BT)), *[0] * lacking]))
+        mask_BT = rows.mask_BT.clone()
+        mask_BT[len(self.tokens_BT) :] = False
+        return Batch(rows.tokens_BT, rows.targets_BT, mask_BT, rows.documents_BT)
 
 
-class Shuffled:
-    """The numbers 0..n-1 in an endless order: all of them, newly shuffled, once an epoch.
+class Rows(Protocol):
+    """Rows in an endless order, any of which can be had by its place."""
 
-    Any place of the order is computed by itself: a Feistel network is a bijection of 0..4^k-1, and what it maps beyond
-    n goes through it again until it is below (cycle walking; Black and Rogaway 2002). So nothing is kept, however large
-    n is, and a place is all that a checkpoint needs.
-    """
+    def batch(self, first: int, count: int) -> Batch:
+        """Rows ``first`` .. ``first + count - 1`` of the order."""
 
-    def __init__(self, n: int, seed: int) -> None:
-        assert n > 0
-        self.n = n
-        self.seed = seed
-        self._half = np.uint64(max(1, math.ceil((n - 1).bit_length() / 2)))  # bits of each half
+    def counted(self, first: int, count: int) -> int:
+        """How many of their targets count."""
 
-    def take(self, first: int, count: int) -> list[tuple[int, int]]:
-        """(epoch, number) of places ``first`` .. ``first + count - 1`` of the order."""
-        found: list[tuple[int, int]] = []
-        while len(found) < count:
-            epoch, place = divmod(first + len(found), self.n)
-            places = np.arange(place, min(self.n, place + count - len(found)), dtype=np.uint64)
-            found += [(epoch, number) for number in self._shuffled(epoch, places).tolist()]
-        return found
-
-    def _shuffled(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        keys = np.random.default_rng([self.seed, epoch]).integers(2**64, size=ROUNDS, dtype=np.uint64)
-        numbers = self._feistel(places, keys)
-        while (beyond := numbers >= self.n).any():
-            numbers[beyond] = self._feistel(numbers[beyond], keys)
-        return numbers
-
-    def _feistel(self, numbers: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        mask = (np.uint64(1) << self._half) - np.uint64(1)
-        left, right = numbers >> self._half, numbers & mask
-        for key in keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
-        return (left << self._half) | right
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit of x changes half of the bits that come out."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    def documents(self, first: int, count: int) -> list[str]:
+        """The names of what those rows hold."""
 
 
 class Windows:
@@ -89,34 +75,74 @@ class Windows:
     a window are left out at the two ends; how many at which end is drawn anew each epoch, and so where windows are cut.
     """
 
-    def __init__(self, tokens: np.ndarray, length: int, seed: int) -> None:
+    def __init__(
+        self, tokens: np.ndarray, length: int, seed: int, name: Callable[[int, int], list[str]] = lambda start, end: []
+    ) -> None:
+        """``name``: the documents that the tokens between two places belong to."""
         assert len(tokens) > length, "a shard must hold more than one window"
         self.tokens = tokens
         self.length = length
         self.seed = seed
         self.order = Shuffled((len(tokens) - 1) // length, seed)
+        self._name = name
 
     def batch(self, first: int, count: int) -> Batch:
         """Windows ``first`` .. ``first + count - 1`` of the order; step s of batch B begins at ``s * B``."""
-        rows = []
-        for epoch, number in self.order.take(first, count):
-            start = self._offset(epoch) + number * self.length
-            rows.append(self.tokens[start : start + self.length + 1].astype(np.int64))
+        rows = [self.tokens[start : start + self.length + 1].astype(np.int64) for start in self._starts(first, count)]
         rows_BT = torch.from_numpy(np.stack(rows))
         tokens_BT, targets_BT = rows_BT[:, :-1], rows_BT[:, 1:]
         return Batch(tokens_BT, targets_BT, torch.ones_like(targets_BT, dtype=torch.bool))
+
+    def counted(self, first: int, count: int) -> int:
+        """Every target counts."""
+        return count * self.length
+
+    def documents(self, first: int, count: int) -> list[str]:
+        """The documents that the windows are of."""
+        found = [name for start in self._starts(first, count) for name in self._name(start, start + self.length)]
+        return list(dict.fromkeys(found))
+
+    def _starts(self, first: int, count: int) -> list[int]:
+        return [self._offset(epoch) + number * self.length for epoch, number in self.order.take(first, count)]
 
     def _offset(self, epoch: int) -> int:
         spare = (len(self.tokens) - 1) % self.length
         return int(np.random.default_rng([self.seed, epoch, 1]).integers(spare + 1))
 
 
+class Mixed:
+    """Rows of several sources, each as often as its weight says (see `Woven`)."""
+
+    def __init__(self, sources: Sequence[Rows], weights: Sequence[float], seed: int) -> None:
+        self.sources = sources
+        self.order = Woven(weights, seed)
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Rows ``first`` .. ``first + count - 1`` of the order."""
+        rows = [self.sources[source].batch(place, 1) for source, place in self.order.take(first, count)]
+        return Batch(
+            *(torch.cat(parts) for parts in zip(*((r.tokens_BT, r.targets_BT, r.mask_BT) for r in rows), strict=True))
+        )
+
+    def counted(self, first: int, count: int) -> int:
+        """How many targets of those rows count."""
+        return sum(self.sources[source].counted(place, 1) for source, place in self.order.take(first, count))
+
+    def documents(self, first: int, count: int) -> list[str]:
+        """The documents that the rows are of."""
+        places = self.order.take(first, count)
+        return list(
+            dict.fromkeys(name for source, place in places for name in self.sources[source].documents(place, 1))
+        )
+
+
 @dataclass(frozen=True)
 class Example:
-    """A conversation as ids, and which of them are to be learned."""
+    """A conversation as ids, and which of them are to be learned. name: its id."""
 
     ids: list[int]
     mask: list[bool]
+    name: str = ""
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -151,6 +177,7 @@ class Packed:
         self.pad = pad
         self.contents = pack([len(example.ids) - 1 for example in examples], length)
         self.order = Shuffled(len(self.contents), seed)
+        self._counts = [sum(sum(examples[item].mask[1:]) for item in row) for row in self.contents]
 
     def __len__(self) -> int:
         """Number of rows of an epoch."""
@@ -158,7 +185,18 @@ class Packed:
 
     def batch(self, first: int, count: int) -> Batch:
         """Rows ``first`` .. ``first + count - 1`` of the order."""
-        return self.rows([number for _, number in self.order.take(first, count)])
+        return self.rows(self._numbers(first, count))
+
+    def counted(self, first: int, count: int) -> int:
+        """How many targets of those rows are to be learned."""
+        return sum(self._counts[number] for number in self._numbers(first, count))
+
+    def documents(self, first: int, count: int) -> list[str]:
+        """The conversations in those rows."""
+        return [self.examples[item].name for number in self._numbers(first, count) for item in self.contents[number]]
+
+    def _numbers(self, first: int, count: int) -> list[int]:
+        return [number for _, number in self.order.take(first, count)]
 
     def rows(self, numbers: Sequence[int]) -> Batch:
         """The given rows."""
@@ -175,3 +213,28 @@ class Packed:
                 start = slots.stop
         arrays = (tokens, targets, mask, documents)
         return Batch(*(torch.from_numpy(array) for array in arrays))
+
+
+class Ahead:
+    """Rows, with the next batch made while the model works on this one."""
+
+    def __init__(self, rows: Rows, *, pin: bool) -> None:
+        self.rows = rows
+        self.pin = pin
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: tuple[tuple[int, int, int], Future[Batch]] | None = None
+
+    def batch(self, first: int, count: int, size: int, then: tuple[int, int, int]) -> Batch:
+        """``count`` rows from ``first`` on, filled up to ``size``. ``then``: what will be asked for next."""
+        asked = (first, count, size)
+        made, self._next = self._next, None
+        batch = made[1].result() if made is not None and made[0] == asked else self._make(*asked)
+        self._next = then, self._worker.submit(self._make, *then)
+        return batch
+
+    def _make(self, first: int, count: int, size: int) -> Batch:
+        batch = self.rows.batch(first, max(1, count))
+        if count == 0:  # a share beyond the last row: one row that counts for nothing
+            batch = Batch(batch.tokens_BT, batch.targets_BT, torch.zeros_like(batch.mask_BT), batch.documents_BT)
+        batch = batch.filled(size)
+        return batch.pinned() if self.pin else batch

@@ -54,7 +54,7 @@ def text_bytes(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
     return int(lengths[tokens].sum())
 
 
-@torch.inference_mode()
+@torch.no_grad()  # inference mode has tensors that FSDP cannot write to
 def _nats(model: Decoder, batch: Batch, precision: Precision) -> float:
     """Sum over the counted targets of their negative log-likelihood, added up in float64."""
     training, device = model.training, next(model.parameters()).device

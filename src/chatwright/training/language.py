@@ -8,9 +8,10 @@ from torch import Tensor
 
 from chatwright.model.decoder import Decoder
 from chatwright.model.masks import document_mask, positions_from_documents
-from chatwright.training.batches import Batch
+from chatwright.training.batches import Ahead, Batch
 from chatwright.training.loop import Part
 from chatwright.training.objectives import linear_cross_entropy
+from chatwright.training.parallel import Layout
 from chatwright.training.runtime import Precision, autocast
 
 
@@ -24,18 +25,49 @@ def states(model: Decoder, batch: Batch) -> Tensor:
 
 def summed_nats(model: Decoder, batch: Batch) -> Tensor:
     """Sum of the negative log-likelihoods of the batch's counted targets; logits are made for those alone."""
+    hidden_BTD = states(model, batch)
+    # After the states: only then is the weight of a spread model whole.
     weight_VD = model.embedding.weight if model.head is None else model.head.weight
-    return linear_cross_entropy(states(model, batch)[batch.mask_BT], weight_VD, batch.targets_BT[batch.mask_BT])
+    return linear_cross_entropy(hidden_BTD[batch.mask_BT], weight_VD, batch.targets_BT[batch.mask_BT])
 
 
 def language_parts(
-    model: Decoder, batch: Batch, micro_batch: int, precision: Precision, weight: float = 1.0
+    model: Decoder,
+    rows: Ahead,
+    first: int,
+    count: int,
+    *,
+    micro_batch: int,
+    precision: Precision,
+    layout: Layout,
+    weight: float = 1.0,
 ) -> Iterator[Part]:
-    """``weight`` times the mean loss of the batch's counted targets, as parts of ``micro_batch`` rows."""
-    device = model.embedding.weight.device
-    counted = int(batch.mask_BT.sum())
-    for first in range(0, len(batch.tokens_BT), micro_batch):
-        part = batch.rows(slice(first, first + micro_batch)).to(device)
-        with autocast(precision, device):
-            loss = summed_nats(model, part) * (weight / counted)
-        yield Part(loss, part.tokens_BT.numel())
+    """``weight`` times the mean loss of the counted targets of ``count`` rows from ``first`` on.
+
+    In parts of ``micro_batch`` rows, this process's share of them. All processes go through equally many, of equal
+    size, since they exchange weights on the way; processes exchange gradients after the last part alone.
+    """
+    counted = rows.rows.counted(first, count)
+    pieces = _pieces(layout.share(count), first, count, micro_batch)
+    ahead = [*pieces[1:], _pieces(layout.share(count), first + count, count, micro_batch)[0]]
+    for piece, then in zip(pieces, ahead, strict=True):
+        batch = rows.batch(*piece, then).to(layout.device)
+        layout.exchange(model, piece is pieces[-1])
+        with autocast(precision, layout.device):
+            loss = summed_nats(model, batch) * (weight / counted)
+        yield Part(loss, piece[1] * batch.tokens_BT.shape[1])
+
+
+def _pieces(share: range, first: int, count: int, size: int) -> list[tuple[int, int, int]]:
+    """(first row, how many there are, how many slots they fill) of each part of a share.
+
+    >>> _pieces(range(3, 6), first=100, count=5, size=2)  # rows 103 and 104, then one slot for which there is no row
+    [(103, 2, 2), (100, 0, 1)]
+    """
+    starts = range(share.start, share.stop, size)
+    ends = [min(start + size, share.stop) for start in starts]
+    real = [max(0, min(end, count) - start) for start, end in zip(starts, ends, strict=True)]
+    return [
+        (first + start if there else first, there, end - start)
+        for start, end, there in zip(starts, ends, real, strict=True)
+    ]

@@ -1,7 +1,8 @@
-"""The training loop of every stage: accumulate, clip, step, log, checkpoint; stop when wrong, resume to equal bits."""
+"""The training loop of every stage: learn, log, checkpoint; stop when wrong or asked to, resume to equal bits."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,24 +10,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from chatwright.stage import MetricsLog, progress_bar, say
 from chatwright.storage import keyed_uniform
-from chatwright.training.checkpoint import load_checkpoint, restore, save_checkpoint, training_state
+from chatwright.training import world
+from chatwright.training.checkpoint import Checkpoints, restore, training_state
+from chatwright.training.guards import Interrupted, SpikeConfig, Spikes, check_finite, named, stop_at_signals
 from chatwright.training.optim import clip_gradients, set_lr
+from chatwright.training.parallel import Layout, finish_gradients
+from chatwright.training.runtime import matmul_rate
 
-
-class RunStopped(Exception):
-    """A run that went wrong and stopped itself; the message names the step and the likely cause (exit status 1)."""
+SPIKES = "spikes.jsonl"
 
 
 @dataclass(frozen=True)
 class Part:
     """A part of a step's batch, small enough for memory. Losses, tokens and metrics of a step's parts are summed.
 
-    loss: scalar with a graph, already weighted so that the sum over the parts is the loss of the step.
+    loss: scalar with a graph, already weighted so that the sum over the parts of all processes is the loss of the step.
     tokens: how many tokens went through the model, for the rate. metrics: more scalars for the log.
     """
 
@@ -37,115 +41,218 @@ class Part:
 
 @dataclass
 class Trained:
-    """What is trained and by what: modules by name, and the optimisers of their parameters."""
+    """What is trained and by what: modules by name, the optimisers of their parameters, and how both are spread.
+
+    counters: numbers beside the tensors that the next step depends on; they travel in the checkpoint.
+    """
 
     modules: Mapping[str, nn.Module]
     optimizers: Sequence[Optimizer]
+    layout: Layout
+    counters: dict[str, float] = field(default_factory=dict)
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter that the optimisers update."""
         return [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
 
-    def save(self, folder: Path, **meta: object) -> None:
-        """Write a checkpoint with ``meta`` in its header."""
-        save_checkpoint(folder, training_state(self.modules, self.optimizers), meta)
+    @property
+    def lr(self) -> float:
+        """The largest learning rate of the last step."""
+        return max(group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups)
 
-    def resume(self, folder: Path, identity: str) -> int:
-        """Load the checkpoint in ``folder`` when there is one of this ``identity``; returns the steps it had done."""
-        found = load_checkpoint(folder)
-        if found is None or found[1]["identity"] != identity:
-            return 0
-        tensors, meta = found
-        restore(tensors, self.modules, self.optimizers)
-        return int(meta["step"])
+
+class CheckpointConfig(BaseModel):
+    """every: steps between checkpoints. keep: how many of the last are kept, beside the best by what is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    every: int = Field(default=100, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and what goes with it.
+
+    title: names it on the screen. out: its folder. identity: what it learns from and by, as names and hashes.
+    flops: operations a token, for the model FLOPs utilisation; 0 where that is not known.
+    """
+
+    title: str
+    out: Path
+    steps: int
+    seed: int
+    checkpoint: CheckpointConfig
+    identity: Mapping[str, str]
+    flops: float = 0.0
+
+
+Step = Callable[[int], dict[str, float]]
 
 
 def train(
     trained: Trained,
-    losses: Callable[[int], Iterable[Part]],
+    learn: Step,
+    plan: Plan,
     *,
-    title: str,
-    out: Path,
-    steps: int,
-    multiplier: Callable[[int], float],
-    clip: float,
-    seed: int,
-    checkpoint_every: int,
-    identity: str,
     measure: Callable[[int], Mapping[str, float]] = lambda done: {},
+    score: Callable[[Mapping[str, float]], float | None] = lambda measured: None,
+    note: Callable[[Mapping[str, float]], str] = lambda metrics: f"loss {metrics['loss']:.3f}",
 ) -> None:
-    """Run ``steps`` optimiser steps, from the checkpoint in ``out/checkpoint`` when a kill left one.
+    """Run ``plan.steps`` steps, from the last checkpoint in ``out/checkpoint`` when a broken run left one.
 
-    losses: ``step -> parts`` with steps counted from 0; all its randomness must come from the step. PyTorch's own
-    generator (dropout) is seeded from (seed, step) before each step.
-    multiplier: ``step -> factor`` of the learning rates. identity: names the config; another's checkpoint is not used.
+    learn: ``step -> metrics``, steps counted from 0: goes one optimiser step, or in PPO one batch of them, down. All
+    its randomness must come from the step; PyTorch's own generator (dropout) is seeded from (seed, step) before each.
     measure: called with the number of steps done, before the first and after each; what it returns goes to the log.
+    score: of what was measured, the number that is lowest for the best checkpoint. note: a step's few words beside the
+    bar. The caller removes ``out/checkpoint`` after it has written the model.
 
-    ``metrics.jsonl`` gets step, loss, lr, grad_norm, tokens_per_second, the parts' and the measured metrics. The caller
-    removes ``out/checkpoint`` after it has written the model.
+    Interrupted, once the step is saved, when the process was asked to end; RunStopped when the run went wrong.
     """
-    checkpoint = out / "checkpoint"
-    start = trained.resume(checkpoint, identity)
+    checkpoints = Checkpoints(plan.out / "checkpoint", plan.identity, plan.checkpoint.keep)
+    start = resume(trained, checkpoints)
     if start:
-        say(f"  {title}: going on after step {start} of {steps}")
-    log = MetricsLog(out, start)
+        say(f"  {plan.title}: going on after step {start} of {plan.steps}")
+    log = MetricsLog(plan.out, start, write=world.is_first())
     first = measure(0) if start == 0 else {}
     if first:
         log.log(0, **first)
-    with progress_bar(title, steps) as bar:
-        for step in range(start, steps):
+    peak = matmul_rate(trained.layout.device, trained.layout.dtype) * world.size() if plan.flops else 0.0
+    saved = start
+
+    def save(done: int, measured: Mapping[str, float]) -> None:
+        nonlocal saved
+        if saved != done:
+            state = training_state(trained.modules, trained.optimizers)
+            checkpoints.save(done, state, trained.counters, score(measured))
+            saved = done
+
+    with progress_bar(plan.title, plan.steps) as bar, stop_at_signals() as stop:
+        for step in range(start, plan.steps):
             began = time.perf_counter()
-            torch.manual_seed(int(keyed_uniform("step", seed, step) * 2**63))
-            factor = multiplier(step)
-            sums = accumulate(losses(step))
-            tokens = sums.pop("tokens")
-            sums["grad_norm"] = update(trained, factor, clip)
-            check_finite(title, step + 1, sums["loss"], sums["grad_norm"])
-            rate = tokens / (time.perf_counter() - began)
-            lr = max(group["lr"] for optimizer in trained.optimizers for group in optimizer.param_groups)
-            log.log(step + 1, **sums, lr=lr, tokens=int(tokens), tokens_per_second=round(rate), **measure(step + 1))
-            bar.update(step + 1, f"loss {sums['loss']:.3f}, {rate / 1000:.1f}k tokens/s")
-            if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                trained.save(checkpoint, step=step + 1, identity=identity)
-    # Kept until the stage has its output, so that a kill while that is written costs no training.
-    trained.save(checkpoint, step=steps, identity=identity)
+            torch.manual_seed(int(keyed_uniform("step", plan.seed, step) * 2**63))
+            metrics = learn(step)
+            rate = metrics.get("tokens", 0.0) / (time.perf_counter() - began)
+            speed = {"tokens_per_second": round(rate)}
+            if peak:
+                speed["mfu"] = round(rate * plan.flops / peak, 4)  # type: ignore[assignment]
+            measured = measure(step + 1)
+            log.log(step + 1, **{**metrics, "tokens": int(metrics.get("tokens", 0))}, **speed, **measured)
+            used = f", MFU {speed['mfu']:.0%}" if peak else ""
+            bar.update(step + 1, f"{note(metrics)}, {rate / 1000:.1f}k tokens/s{used}")
+            asked = world.most(stop.signal)
+            # The last is kept until the stage has its output, so that a kill while that is written costs no training.
+            if asked or step + 1 == plan.steps or (step + 1) % plan.checkpoint.every == 0:
+                save(step + 1, measured)
+            if asked and step + 1 < plan.steps:
+                checkpoints.wait()
+                say(f"  {plan.title}: saved after step {step + 1} of {plan.steps}")
+                raise Interrupted(asked)
+    checkpoints.wait()
 
 
-def accumulate(parts: Iterable[Part]) -> dict[str, float]:
-    """Back-propagate each part; the sums of their ``loss``, ``tokens`` and metrics."""
+def resume(trained: Trained, checkpoints: Checkpoints) -> int:
+    """Load the last whole checkpoint, when there is one; returns the steps it had done."""
+    found = checkpoints.last()
+    if found is None:
+        return 0
+    restore(found.folder, trained.modules, trained.optimizers)
+    trained.counters.clear()
+    trained.counters.update(found.meta)
+    return found.step
+
+
+def restore_best(trained: Trained, plan: Plan) -> None:
+    """Give the modules the weights of the run's best checkpoint, where one was measured."""
+    found = Checkpoints(plan.out / "checkpoint", plan.identity).best()
+    if found is not None:
+        say(f"  {plan.title}: the weights after step {found.step} are kept, the best of the checkpoints")
+        restore(found.folder, trained.modules)
+
+
+def gradient_steps(
+    trained: Trained,
+    losses: Callable[[int], Iterable[Part]],
+    plan: Plan,
+    *,
+    multiplier: Callable[[int], float],
+    clip: float,
+    spikes: SpikeConfig,
+    documents: Callable[[int], Sequence[str]],
+) -> Step:
+    """What `train` calls where a step is one gradient: accumulate, look twice, clip, update.
+
+    losses: ``step -> parts``. multiplier: ``step -> factor`` of the learning rates. documents: ``step -> names`` of all
+    that the step learns from; asked for when something is wrong with it. A loss that leaps goes to ``spikes.jsonl``.
+    """
+    guard = Spikes(spikes)
+
+    def learn(step: int) -> dict[str, float]:
+        guard.state.update({k.removeprefix("spike_"): v for k, v in trained.counters.items() if k.startswith("spike_")})
+        sums, norm = gradient(trained, losses(step), clip)
+        metrics = sums | {"grad_norm": norm}
+        if not (math.isfinite(sums["loss"]) and math.isfinite(norm)):
+            forget_gradients(trained)
+            check_finite(plan.title, step + 1, sums["loss"], norm, documents(step))
+        if guard.is_spike(sums["loss"]):
+            _tell_spike(plan, step + 1, metrics, documents(step), skipped=spikes.skip)
+            metrics["spike"] = 1.0
+        trained.counters.update({f"spike_{name}": value for name, value in guard.state.items()})
+        if spikes.skip and "spike" in metrics:
+            forget_gradients(trained)
+        else:
+            update(trained, multiplier(step))
+        return metrics | {"lr": trained.lr}
+
+    return learn
+
+
+def gradient(trained: Trained, parts: Iterable[Part], clip: float) -> tuple[dict[str, float], float]:
+    """Back-propagate the parts and clip. Their summed loss, tokens and metrics, and the gradient's norm before.
+
+    All processes get the same numbers. They leave a GPU together, once a step.
+    """
+    layout = trained.layout
+    sums = accumulate(parts, layout)
+    parameters = trained.parameters()
+    finish_gradients(parameters, layout)
+    norm = clip_gradients(parameters, clip)
+    *totals, total_norm = layout.total([*sums.values(), norm / layout.ranks])  # the norm is the same everywhere
+    return dict(zip(sums, totals, strict=True)), total_norm
+
+
+def accumulate(parts: Iterable[Part], layout: Layout) -> dict[str, float | Tensor]:
+    """Back-propagate each part; this process's sums of their ``loss``, ``tokens`` and metrics."""
     sums: dict[str, float | Tensor] = {"loss": 0.0, "tokens": 0.0}
     for part in parts:
-        part.loss.backward()
+        # FSDP takes means over processes, of what is to be a sum.
+        (part.loss * layout.ranks if layout.ranks > 1 else part.loss).backward()
         for name, value in {"loss": part.loss, "tokens": part.tokens, **part.metrics}.items():
             sums[name] = sums.get(name, 0.0) + (value.detach() if isinstance(value, Tensor) else value)
-    return {name: float(value) for name, value in sums.items()}
+    return sums
 
 
-def update(trained: Trained, factor: float, clip: float) -> float:
-    """One step of every optimiser at ``factor`` times its learning rate; gradients are clipped before and freed after.
+def update(trained: Trained, factor: float) -> None:
+    """One step of every optimiser at ``factor`` times its learning rate; gradients are freed after."""
+    set_lr(trained.optimizers, factor)
+    for optimizer in trained.optimizers:
+        optimizer.step()
+    forget_gradients(trained)
 
-    Returns the gradients' global norm before clipping. When it is not finite nothing is changed.
-    """
-    norm = float(clip_gradients(trained.parameters(), clip))
-    if math.isfinite(norm):
-        set_lr(trained.optimizers, factor)
-        for optimizer in trained.optimizers:
-            optimizer.step()
+
+def forget_gradients(trained: Trained) -> None:
+    """Free the gradients."""
     for optimizer in trained.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    return norm
 
 
-def check_finite(title: str, step: int, loss: float, grad_norm: float) -> None:
-    """Raise RunStopped when the loss or the gradient is not a number; steps count from 1."""
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    what = (
-        f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4g} but its gradient is {grad_norm}"
-    )
-    cause = (
-        "the weights it started from or its data hold numbers that are not finite"
-        if step == 1
-        else "the learning rate is too high: lower optim.lr and optim.matrix_lr, or lengthen schedule.warmup"
-    )
-    raise RunStopped(f"{title} stopped at step {step}: {what}. Most likely {cause}.")
+def _tell_spike(
+    plan: Plan, step: int, metrics: Mapping[str, float], documents: Sequence[str], *, skipped: bool
+) -> None:
+    """Note a leap of the loss, with what the step learned from."""
+    what = "left out" if skipped else "learned from all the same"
+    say(f"  {plan.title}: the loss leapt to {metrics['loss']:.3f} at step {step}; {what}: {named(documents)}")
+    if world.is_first():
+        record = {"step": step, "loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "skipped": skipped}
+        with (plan.out / SPIKES).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record | {"documents": list(documents)}, ensure_ascii=False) + "\n")

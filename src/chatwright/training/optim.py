@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from chatwright.model.decoder import Attention, Mlp
+from chatwright.training.parallel import local, part, spread_as, whole
 from chatwright.training.runtime import fast_bfloat16
 
 # Keller Jordan's quintic, https://kellerjordan.github.io/posts/muon/: steep at 0, singular values end in about 0.7..1.2
@@ -68,7 +70,7 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     or a scalar. Keller Jordan: those are better left to AdamW.
     """
     outer = {
-        id(p) for part in module.modules() if isinstance(part, nn.Embedding) for p in part.parameters(recurse=False)
+        id(p) for inner in module.modules() if isinstance(inner, nn.Embedding) for p in inner.parameters(recurse=False)
     }
     matrices, others, plain = [], [], []
     for name, parameter in module.named_parameters():
@@ -90,12 +92,11 @@ def _is_head(name: str) -> bool:
 def row_blocks(module: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     """Row counts of the maps that a fused matrix holds: queries, keys and values; gate and up of a SwiGLU."""
     blocks: dict[Tensor, tuple[int, ...]] = {}
-    for part in module.modules():
-        if isinstance(part, Attention):
-            q, kv = part.heads * part.d_head, part.kv_heads * part.d_head
-            blocks[part.qkv.weight] = (q, kv, kv)
-        elif isinstance(part, Mlp) and part.gated:
-            blocks[part.up.weight] = (part.up.out_features // 2,) * 2
+    for inner in module.modules():
+        if isinstance(inner, Attention):
+            blocks[inner.qkv.weight] = inner.maps
+        elif isinstance(inner, Mlp):
+            blocks[inner.up.weight] = inner.maps
     return blocks
 
 
@@ -107,8 +108,21 @@ def set_lr(optimizers: Iterable[Optimizer], multiplier: float) -> None:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
-    """Scale all gradients so that their global norm is at most ``most``; returns the norm before, a scalar."""
-    return nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], most, foreach=True)
+    """Scale all gradients so that their global norm is at most ``most``; returns the norm before, a scalar.
+
+    Where gradients are spread over processes, the norm is that of the whole ones. All processes must call this.
+    """
+    meshes: dict[object, list[Tensor]] = {}
+    for parameter in parameters:
+        if (grad := parameter.grad) is not None:
+            spread = (grad.device_mesh, grad.placements) if isinstance(grad, DTensor) else None
+            meshes.setdefault(spread, []).append(grad)
+    norms = [nn.utils.get_total_norm(grads, foreach=True) for grads in meshes.values()]
+    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_([local(grad) for grads in meshes.values() for grad in grads], factor)
+    return norm
 
 
 class Muon(Optimizer):
@@ -143,33 +157,42 @@ class Muon(Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
-            updates = self._momentum(parameters, group["momentum"])
-            torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
-            for targets, same_shape in self._by_shape(parameters, updates):
-                orthogonal = orthogonalize(torch.stack(same_shape))
-                scale = UPDATE_RMS * math.sqrt(max(orthogonal.shape[-2:]))
-                torch._foreach_add_(targets, list(orthogonal.to(targets[0].dtype)), alpha=-group["lr"] * scale)
+            ahead = self._momentum(parameters, group["momentum"])
+            torch._foreach_mul_([local(p) for p in parameters], 1.0 - group["lr"] * group["weight_decay"])
+            # A matrix that is spread over processes is orthogonalised whole by each, which keeps its part.
+            updates = [whole(spread_as(update, p), p) for update, p in zip(ahead, parameters, strict=True)]
+            self._apply(parameters, updates, group["lr"])
 
-    def _momentum(self, parameters: Sequence[Tensor], momentum: float) -> list[Tensor]:
+    def _apply(self, parameters: Sequence[nn.Parameter], updates: Sequence[Tensor], lr: float) -> None:
+        """Subtract ``lr`` times the orthogonalised updates, all blocks of one shape in one batched product."""
+        orthogonal = [torch.empty_like(update) for update in updates]
+        for targets, same_shape in self._by_shape(parameters, orthogonal, updates):
+            made = orthogonalize(torch.stack(same_shape))
+            scale = UPDATE_RMS * math.sqrt(max(made.shape[-2:]))
+            torch._foreach_copy_(targets, list(made * scale))
+        parts = [local(part(change, p)) for change, p in zip(orthogonal, parameters, strict=True)]
+        torch._foreach_add_([local(p) for p in parameters], parts, alpha=-lr)
+
+    def _momentum(self, parameters: Sequence[nn.Parameter], momentum: float) -> list[Tensor]:
         """Nesterov's look-ahead: the average of gradients, moved once more towards the current gradient."""
         for parameter in parameters:
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-        averages = [self.state[parameter]["momentum"] for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        averages = [local(self.state[parameter]["momentum"]) for parameter in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(averages, gradients, 1.0 - momentum)
         return list(torch._foreach_lerp(gradients, averages, momentum))
 
     def _by_shape(
-        self, parameters: Sequence[nn.Parameter], updates: Sequence[Tensor]
+        self, parameters: Sequence[nn.Parameter], targets: Sequence[Tensor], updates: Sequence[Tensor]
     ) -> Iterable[tuple[list[Tensor], list[Tensor]]]:
-        """Blocks of the parameters and of their updates, gathered by shape."""
+        """Blocks of the updates, and of the tensors that take the results, gathered by shape."""
         groups: dict[torch.Size, tuple[list[Tensor], list[Tensor]]] = {}
-        for parameter, update in zip(parameters, updates, strict=True):
+        for parameter, target, update in zip(parameters, targets, updates, strict=True):
             rows = self._blocks.get(parameter, (len(parameter),))
-            for target, block in zip(parameter.split(rows), update.split(rows), strict=True):
-                targets, blocks = groups.setdefault(block.shape, ([], []))
-                targets.append(target)
+            for into, block in zip(target.split(rows), update.split(rows), strict=True):
+                wanted, blocks = groups.setdefault(block.shape, ([], []))
+                wanted.append(into)
                 blocks.append(block)
         return groups.values()
 

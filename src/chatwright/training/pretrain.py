@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from chatwright.errors import UserError
 from chatwright.model.config import ModelConfig, parameter_count
@@ -15,17 +15,30 @@ from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import save_model
 from chatwright.model.presets import preset
 from chatwright.stage import Headline, Inputs, Stage, StageConfig, read_metrics, say
-from chatwright.storage import digest
+from chatwright.storage import digest, file_digest
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.shards import TokenShard
-from chatwright.training.batches import Windows
+from chatwright.training import world
+from chatwright.training.batches import Ahead, Mixed, Rows, Windows
 from chatwright.training.checkpoint import remove_checkpoint
+from chatwright.training.guards import SpikeConfig
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts
-from chatwright.training.loop import Part, Trained, train
+from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, restore_best, train
 from chatwright.training.optim import OptimConfig, build_optimizers
+from chatwright.training.parallel import Layout, ParallelConfig, lay_out, part
 from chatwright.training.runtime import Precision, prepare, resolve
+from chatwright.training.samples import write_samples
 from chatwright.training.schedules import ScheduleConfig
+
+
+class WeighedShards(BaseModel):
+    """A folder of token shards, named by its ``index.json``, and its weight; weights need not sum to 1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: Path
+    weight: float = Field(gt=0)
 
 
 class PretrainConfig(StageConfig):
@@ -34,10 +47,14 @@ class PretrainConfig(StageConfig):
     model: a preset's name and the fields to change, ``{preset = "modern", layers = 4, d_model = 192, ...}``; vocab_size
     comes from the tokenizer. steps: optimiser steps of ``batch`` rows of the model's context. micro_batch: rows that go
     through the model at a time; it changes memory and speed, not what is computed. eval_tokens: about so many tokens of
-    the held-out shard, evenly spread, are evaluated before the first step, every ``eval_every`` steps and at the end.
+    the held-out shard, evenly spread, are evaluated before the first step, every ``eval_every`` steps and at the end;
+    then too the model goes on with ``prompts``, into samples.jsonl. data: token shards to learn from, each as often as
+    its weight says, in place of the stage's. result: which weights are left, the last or those of the checkpoint with
+    the fewest bits per byte.
     """
 
     model: dict[str, Any]
+    data: tuple[WeighedShards, ...] = ()
     steps: int = Field(default=1000, gt=0)
     batch: int = Field(default=32, gt=0)
     micro_batch: int = Field(default=32, gt=0)
@@ -46,56 +63,85 @@ class PretrainConfig(StageConfig):
     dtype: Precision = "auto"
     eval_every: int = Field(default=100, gt=0)
     eval_tokens: int = Field(default=32_768, gt=0)
-    checkpoint_every: int = Field(default=100, gt=0)
+    prompts: tuple[str, ...] = ()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    spikes: SpikeConfig = SpikeConfig()
+    result: Literal["last", "best"] = "last"
+    parallel: ParallelConfig = ParallelConfig()
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
 
 def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
     """Train a new model on ``shards`` and leave it in ``out`` as a Hugging Face folder."""
     device = prepare()
+    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
     tokenizer = Tokenizer.load(inputs["tokenizer"])
-    shard, heldout = (
-        open_shard(inputs["shards"], "train", tokenizer),
-        open_shard(inputs["shards"], "heldout", tokenizer),
-    )
     model_config = model_from_table(config.model, tokenizer.vocab_size)
-    windows = open_windows(shard, model_config.context, config.seed)
-    model, trained = new_model(model_config, config.optim, config.dtype, config.seed)
-    say(_plan(config, model_config, windows, resolve(config.dtype, device)))
+    heldout = open_shard(inputs["shards"], "heldout", tokenizer)
+    rows = open_rows(config, inputs["shards"], tokenizer, model_config.context)
+    model, trained = new_model(model_config, config.optim, layout, config.seed)
+    say(_plan(config, model_config, rows, layout))
+    ahead = Ahead(rows, pin=device.type == "cuda")
 
     def losses(step: int) -> Iterator[Part]:
-        batch = windows.batch(step * config.batch, config.batch)
-        yield from language_parts(model, batch, config.micro_batch, config.dtype)
+        place = step * config.batch, config.batch
+        yield from language_parts(
+            model, ahead, *place, micro_batch=config.micro_batch, precision=config.dtype, layout=layout
+        )
 
     def measure(done: int) -> Mapping[str, float]:
         if done % config.eval_every and done != config.steps:
             return {}
         bits = bits_per_byte(model, tokenizer, heldout.tokens, sample=config.eval_tokens, precision=config.dtype)
+        if config.prompts:
+            write_samples(out, done, layout.whole(model), tokenizer, config.prompts)
         return {"bits_per_byte": bits}
 
-    train(
-        trained,
-        losses,
+    plan = Plan(
         title="pretrain",
         out=out,
         steps=config.steps,
+        seed=config.seed,
+        checkpoint=config.checkpoint,
+        identity={
+            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
+            "tokenizer": tokenizer.hash,
+            "corpus": digest([file_digest(index) for index in indices(config, inputs["shards"])]),
+        },
+        flops=train_flops(model_config, model_config.context) / model_config.context,
+    )
+    learn = gradient_steps(
+        trained,
+        losses,
+        plan,
         multiplier=lambda step: config.schedule.multiplier(step, config.steps),
         clip=config.optim.clip,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-        identity=digest([config.model_dump(mode="json"), tokenizer.hash]),
-        measure=measure,
+        spikes=config.spikes,
+        documents=lambda step: rows.documents(step * config.batch, config.batch),
     )
-    save_model(model, out, tokenizer)
+    train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("bits_per_byte"))
+    if config.result == "best":
+        restore_best(trained, plan)
+    result = layout.whole(model)
+    world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     return _headline(config, model_config, out)
 
 
-def new_model(config: ModelConfig, optim: OptimConfig, dtype: Precision, seed: int) -> tuple[Decoder, Trained]:
-    """A decoder with fresh weights on the device of `prepare`, and what trains it."""
-    model = Decoder(config)
-    init_weights(model, torch.Generator().manual_seed(seed))
-    model.to(prepare())
-    return model, Trained({"model": model}, build_optimizers(model, optim))
+def new_model(config: ModelConfig, optim: OptimConfig, layout: Layout, seed: int) -> tuple[Decoder, Trained]:
+    """A decoder with fresh weights, spread as ``layout`` says, and what trains it."""
+    generator = torch.Generator().manual_seed(seed)
+    if layout.mesh is None:
+        model = Decoder(config)
+        init_weights(model, generator)
+        layout.spread(model)
+    else:  # no process ever holds more of it than its own part and one whole parameter
+        with torch.device("meta"):
+            model = Decoder(config)
+        layout.spread(model)
+        init_weights(model, generator, part)
+    return model, Trained({"model": model}, build_optimizers(model, optim), layout)
 
 
 def model_from_table(table: Mapping[str, Any], vocab_size: int) -> ModelConfig:
@@ -118,6 +164,20 @@ def open_shard(folder: Path, split: str, tokenizer: Tokenizer) -> TokenShard:
     return shard
 
 
+def indices(config: PretrainConfig, shards: Path) -> list[Path]:
+    """The ``index.json`` of every folder of shards that is learned from."""
+    return [source.index for source in config.data] or [shards / "index.json"]
+
+
+def open_rows(config: PretrainConfig, shards: Path, tokenizer: Tokenizer, context: int) -> Rows:
+    """The windows of the stage's shards, or of the config's in their proportions."""
+    folders = [index.parent for index in indices(config, shards)]
+    windows = [open_windows(open_shard(folder, "train", tokenizer), context, config.seed) for folder in folders]
+    if not config.data:
+        return windows[0]
+    return Mixed(windows, [source.weight for source in config.data], config.seed)
+
+
 def open_windows(shard: TokenShard, context: int, seed: int) -> Windows:
     """Windows of a shard. UserError when it is too short for one."""
     if len(shard.tokens) <= context:
@@ -125,7 +185,7 @@ def open_windows(shard: TokenShard, context: int, seed: int) -> Windows:
             f"The training shard holds {len(shard.tokens)} tokens, too few for one window of {context}; "
             "add text to the corpus, raise shards.tokens or shorten the model's context."
         )
-    return Windows(shard.tokens, context, seed)
+    return Windows(shard.tokens, context, seed, shard.documents)
 
 
 def train_flops(config: ModelConfig, tokens: int) -> float:
@@ -139,15 +199,16 @@ def train_flops(config: ModelConfig, tokens: int) -> float:
     return tokens * (6 * matrices + attention)
 
 
-def _plan(config: PretrainConfig, model: ModelConfig, windows: Windows, dtype: torch.dtype) -> str:
+def _plan(config: PretrainConfig, model: ModelConfig, rows: Rows, layout: Layout) -> str:
     """Every number that follows from the config, in a line."""
     tokens = config.steps * config.batch * model.context
+    epochs = f"{config.steps * config.batch / rows.order.n:.2f} epochs, " if isinstance(rows, Windows) else ""
+    where = f"{world.size()} processes" if layout.mesh is not None else f"{torch.get_num_threads()} threads"
     return (
         f"  pretrain: {parameter_count(model):,} parameters "
         f"({parameter_count(model, embeddings=False):,} without embeddings), "
         f"{config.steps:,} steps x {config.batch} rows x {model.context} = {tokens:,} tokens, "
-        f"{tokens / (windows.order.n * windows.length):.2f} epochs, {train_flops(model, tokens):.3g} FLOPs, "
-        f"{dtype} on {torch.get_num_threads()} threads"
+        f"{epochs}{train_flops(model, tokens):.3g} FLOPs, {layout.dtype} on {where}"
     )
 
 
@@ -168,9 +229,10 @@ def _headline(config: PretrainConfig, model: ModelConfig, out: Path) -> Headline
 
 STAGE = Stage(
     name="pretrain",
-    version=2,
+    version=3,
     config=PretrainConfig,
     inputs=("shards", "tokenizer"),
     run=run,
     summary="train the language model on the shards",
+    together=True,
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -18,14 +19,18 @@ from chatwright.model.folder import load_model, save_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Comparison, Conversation, Message, Record
 from chatwright.stage import Headline, Inputs, Stage, StageConfig, say
-from chatwright.storage import digest, keyed_uniform, read_jsonl
+from chatwright.storage import digest, file_digest, keyed_uniform, read_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
-from chatwright.training.batches import Shuffled
+from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.loop import Part, Trained, train
+from chatwright.training.guards import SpikeConfig
+from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, train
 from chatwright.training.objectives import better_pairs, ranking_loss
 from chatwright.training.optim import OptimConfig, build_optimizers
-from chatwright.training.runtime import Precision, autocast, prepare
+from chatwright.training.order import Shuffled
+from chatwright.training.parallel import Layout, ParallelConfig, lay_out
+from chatwright.training.pretrain import train_flops
+from chatwright.training.runtime import Precision, autocast, prepare, resolve
 from chatwright.training.schedules import ScheduleConfig
 from chatwright.training.sft import example
 
@@ -49,7 +54,11 @@ class RewardConfig(StageConfig):
     demonstrations: int = Field(default=512, gt=0)
     eval_every: int = Field(default=20, gt=0)
     eval_prompts: int = Field(default=128, gt=0)
-    checkpoint_every: int = Field(default=20, gt=0)
+    checkpoint: CheckpointConfig = CheckpointConfig(every=20)
+    spikes: SpikeConfig = SpikeConfig()
+    parallel: ParallelConfig = ParallelConfig()
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
 
 class Scores(Record):
@@ -70,11 +79,12 @@ class Ranking:
 def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     """Train the reward model from the weights of ``sft`` and leave it in ``out`` as a Hugging Face folder."""
     device = prepare()
+    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
     decoder, tokenizer = load_model(inputs["sft"])
-    model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed)).to(device)
-    model.eval()  # no dropout in reward models (NDET)
+    model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed))
     if decoder.head is not None:
         decoder.head.requires_grad_(False)  # the language model's head has no part in a score
+    layout.spread(model).eval()  # no dropout in reward models (NDET)
     comparisons = read_comparisons(inputs["compare"] / "comparisons.jsonl")
     heldout = read_comparisons(inputs["compare"] / "comparisons_heldout.jsonl")
     rankings = [ranking(tokenizer, comparison, decoder.config.context) for comparison in comparisons]
@@ -84,9 +94,12 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     steps = math.ceil(config.epochs * len(rankings) / config.batch)
     say(f"  reward: {len(rankings):,} prompts, {sum(len(r.ranks) for r in rankings):,} answers, {steps:,} steps")
 
+    def numbers(step: int) -> list[int]:
+        return [number for _, number in order.take(step * config.batch, config.batch)]
+
     def losses(step: int) -> Iterator[Part]:
-        chosen = [rankings[number] for _, number in order.take(step * config.batch, config.batch)]
-        yield from ranking_parts(model, chosen, config.micro_batch, tokenizer.pad, config.dtype)
+        chosen = [rankings[number] for number in numbers(step)]
+        yield from ranking_parts(model, chosen, config.micro_batch, tokenizer.pad, config.dtype, layout)
 
     def measure(done: int) -> Mapping[str, float]:
         if done % config.eval_every and done != steps:
@@ -95,23 +108,35 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         scores = score_each(model, answers, config.micro_batch, tokenizer.pad, config.dtype)
         return {"heldout_accuracy": pair_accuracy(scores, labels[: config.eval_prompts])}
 
-    train(
-        Trained({"model": model}, build_optimizers(model, config.optim)),
-        losses,
+    plan = Plan(
         title="reward",
         out=out,
         steps=steps,
+        seed=config.seed,
+        checkpoint=config.checkpoint,
+        identity={
+            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
+            "tokenizer": tokenizer.hash,
+            "set of comparisons": file_digest(inputs["compare"] / "comparisons.jsonl"),
+        },
+        flops=train_flops(decoder.config, decoder.config.context) / decoder.config.context,
+    )
+    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    learn = gradient_steps(
+        trained,
+        losses,
+        plan,
         multiplier=lambda step: config.schedule.multiplier(step, steps),
         clip=config.optim.clip,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-        identity=digest([config.model_dump(mode="json"), tokenizer.hash, [c.id for c in comparisons]]),
-        measure=measure,
+        spikes=config.spikes,
+        documents=lambda step: [comparisons[number].id for number in numbers(step)],
     )
+    train(trained, learn, plan, measure=measure, score=_mistakes)
     demonstrations = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
     raw_mean = center(model, tokenizer, demonstrations, config)
     scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
-    save_reward(model, out, tokenizer)
+    result = layout.whole(model)
+    world.once(lambda: save_reward(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     flat = torch.tensor([score for answers in scores for score in answers])
     return {
@@ -122,6 +147,10 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         "heldout_score_mean": flat.mean().item(),
         "heldout_score_std": flat.std().item(),
     }
+
+
+def _mistakes(measured: Mapping[str, float]) -> float | None:
+    return 1 - measured["heldout_accuracy"] if "heldout_accuracy" in measured else None
 
 
 def read_comparisons(path: Path) -> list[Comparison]:
@@ -148,37 +177,62 @@ def preferences(comparison: Comparison) -> list[float]:
 
 
 def ranking_parts(
-    model: ScoredDecoder, rankings: Sequence[Ranking], micro_batch: int, pad: int, precision: Precision
+    model: ScoredDecoder,
+    rankings: Sequence[Ranking],
+    micro_batch: int,
+    pad: int,
+    precision: Precision,
+    layout: Layout,
 ) -> Iterator[Part]:
-    """The mean ranking loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most."""
+    """The mean ranking loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most.
+
+    Each process has its share of the prompts. Where one has fewer parts or passes than another it goes through its
+    first ones again, for nothing: processes that exchange weights must make equally many passes.
+    """
     pairs = sum(int(better_pairs(*_ranks([r])).sum()) for r in rankings)
-    for group in _groups(rankings, micro_batch):
+    shares = [
+        list(_groups(rankings[rank :: layout.ranks] or rankings[:1], micro_batch)) for rank in range(layout.ranks)
+    ]
+    own = rankings[layout.rank :: layout.ranks]
+    for number in range(max(len(groups) for groups in shares)):
+        at_once = [groups[number] if number < len(groups) else groups[0] for groups in shares]
+        group = at_once[layout.rank]
+        counts = 1.0 if own and number < len(shares[layout.rank]) else 0.0
+        passes = max(math.ceil(sum(len(r.ranks) for r in groups) / ROWS) for groups in at_once)
         ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in _ranks(group))
         with autocast(precision, model.bias.device):
-            scores_N = last_scores(model, [ids for item in group for ids in item.answers], pad)
+            scores_N = last_scores(model, [ids for item in group for ids in item.answers], pad, passes)
         scores_BK = torch.zeros(ranks_BK.shape, device=scores_N.device).masked_scatter(valid_BK, scores_N)
-        loss = ranking_loss(scores_BK, ranks_BK, valid_BK) * (len(group) / len(rankings))
+        loss = ranking_loss(scores_BK, ranks_BK, valid_BK) * (counts * len(group) / len(rankings))
         ahead_BKK = scores_BK[:, :, None] > scores_BK[:, None, :]
-        right = (ahead_BKK & better_pairs(ranks_BK, valid_BK)).sum() / max(1, pairs)
-        yield Part(loss, sum(len(ids) for item in group for ids in item.answers), {"accuracy": right})
+        right = counts * (ahead_BKK & better_pairs(ranks_BK, valid_BK)).sum() / max(1, pairs)
+        tokens = sum(len(ids) for item in group for ids in item.answers) if counts else 0
+        yield Part(loss, tokens, {"accuracy": right})
 
 
-def last_scores(model: ScoredDecoder, sequences: Sequence[list[int]], pad: int) -> Tensor:
+def last_scores(model: ScoredDecoder, sequences: Sequence[list[int]], pad: int, passes: int = 0) -> Tensor:
     """Scores [N] at the last token of each sequence (NDET). Padding is on the right, where causality hides it.
 
-    Sequences go through the model in groups of like length, so that little of what is computed is padding.
+    Sequences go through the model in groups of like length, so that little of what is computed is padding; in at least
+    ``passes`` passes, of which those that are too many count for nothing.
     """
     device = model.bias.device
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores = []
-    for first in range(0, len(order), ROWS):
+    starts = [*range(0, len(order), ROWS)]
+    starts += [0] * (passes - len(starts))
+    scores, nothing = [], torch.zeros((), device=device)
+    for number, first in enumerate(starts):
         chosen = [sequences[i] for i in order[first : first + ROWS]]
         last_N = torch.tensor([len(ids) - 1 for ids in chosen], device=device)
         tokens_NT = torch.full((len(chosen), len(chosen[-1])), pad)
         for row, ids in enumerate(chosen):
             tokens_NT[row, : len(ids)] = torch.tensor(ids)
-        scores.append(model(tokens_NT.to(device)).gather(1, last_N[:, None]).squeeze(1))
-    return torch.cat(scores)[torch.tensor(order).argsort().to(device)]
+        scores_N = model(tokens_NT.to(device)).gather(1, last_N[:, None]).squeeze(1)
+        if number * ROWS < len(order):
+            scores.append(scores_N)
+        else:
+            nothing = nothing + 0.0 * scores_N.sum()
+    return torch.cat(scores)[torch.tensor(order).argsort().to(device)] + nothing
 
 
 @torch.no_grad()
@@ -281,9 +335,10 @@ def _groups(rankings: Sequence[Ranking], most: int) -> Iterator[list[Ranking]]:
 
 STAGE = Stage(
     name="reward",
-    version=3,
+    version=4,
     config=RewardConfig,
     inputs=("sft", "compare", "conversations"),
     run=run,
     summary="train the reward model on the comparisons",
+    together=True,
 )

@@ -6,12 +6,15 @@ import contextlib
 import ctypes
 import gc
 import os
+import time
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import torch
+
+from chatwright.training import world
 
 Precision = Literal["auto", "bfloat16", "float32"]
 
@@ -24,14 +27,16 @@ GROW = 1 << 26  # bytes by which the heap grows, so that it grows seldom
 def prepare(device: str | None = None) -> torch.device:
     """Make this process ready to train and return its device: CUDA where there is one, else the CPU.
 
-    Safe to call more than once. On CUDA it also asks for deterministic kernels where there are any; on the CPU
-    PyTorch's kernels give the same bits for the same number of threads.
+    Under torchrun it also meets the other processes, and its device is the GPU of its number on the machine. Safe to
+    call more than once. On CUDA it also asks for deterministic kernels where there are any; on the CPU PyTorch's
+    kernels give the same bits for the same number of threads.
     """
     if _keep_freed_memory():
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what an earlier stage of the same run has left
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = torch.device(device or world.local_device())
     if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
         )  # cuBLAS is deterministic only with a fixed workspace
@@ -40,6 +45,7 @@ def prepare(device: str | None = None) -> torch.device:
         # AdamW's second moments of tokens that are never seen decay into denormals, which x86 computes very slowly.
         torch.set_flush_denormal(True)
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+    world.join(chosen)
     return chosen
 
 
@@ -96,3 +102,18 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+@lru_cache
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, seconds: float = 0.3) -> float:
+    """Operations a second of a large square matrix product here and now, the best of a few: what utilisation is of."""
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == 0.0:
+        began = time.perf_counter()
+        for _ in range(8 if device.type == "cuda" else 1):
+            a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = max(best, 2.0 * size**3 * (8 if device.type == "cuda" else 1) / (time.perf_counter() - began))
+    return best

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,14 +19,17 @@ from chatwright.stage import Headline, Inputs, Stage, StageConfig, read_metrics,
 from chatwright.storage import digest, file_digest, read_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render_with_mask
-from chatwright.training.batches import Example, Packed
+from chatwright.training import world
+from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.checkpoint import remove_checkpoint
+from chatwright.training.guards import SpikeConfig
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts, summed_nats
-from chatwright.training.loop import Part, Trained, train
+from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, restore_best, train
 from chatwright.training.optim import OptimConfig, build_optimizers
-from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.runtime import Precision, autocast, prepare
+from chatwright.training.parallel import ParallelConfig, lay_out
+from chatwright.training.pretrain import open_shard, open_windows, train_flops
+from chatwright.training.runtime import Precision, autocast, prepare, resolve
 from chatwright.training.schedules import ScheduleConfig
 
 
@@ -35,7 +40,8 @@ class SftConfig(StageConfig):
     overrides it. batch: rows of the model's context in a step, conversations packed; ``pretrain_share`` of them are
     pretraining text (InstructGPT C.1: 10%), whose mean loss is added ``pretrain_weight`` times. micro_batch: rows that
     go through the model at a time. The held-out loss and, on ``eval_tokens`` of held-out text, the bits per byte are
-    measured before the first step, every ``eval_every`` steps and at the end.
+    measured before the first step, every ``eval_every`` steps and at the end. result: which weights are left, the last
+    or those of the checkpoint with the lowest held-out loss.
     """
 
     data: Path | None = None
@@ -50,7 +56,12 @@ class SftConfig(StageConfig):
     dtype: Precision = "auto"
     eval_every: int = Field(default=50, gt=0)
     eval_tokens: int = Field(default=32_768, gt=0)
-    checkpoint_every: int = Field(default=50, gt=0)
+    checkpoint: CheckpointConfig = CheckpointConfig(every=50)
+    spikes: SpikeConfig = SpikeConfig()
+    result: Literal["last", "best"] = "last"
+    parallel: ParallelConfig = ParallelConfig()
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
     @model_validator(mode="after")
     def _leaves_room_for_conversations(self) -> SftConfig:
@@ -69,8 +80,9 @@ class SftConfig(StageConfig):
 def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     """Fine-tune the model of ``pretrain`` and leave it in ``out`` as a Hugging Face folder."""
     device = prepare()
+    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
     model, tokenizer = load_model(inputs["pretrain"])
-    model.to(device).train()
+    layout.spread(model).train()
     context = model.config.context
     path = config.data or inputs["conversations"] / "demonstrations.jsonl"
     examples, cut = read_examples(path, tokenizer, context)
@@ -88,11 +100,14 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
         f"{steps * rows / len(packed):.2f} epochs"
     )
 
+    talk, prose = (Ahead(rows_, pin=device.type == "cuda") for rows_ in (packed, windows))
+    settings: dict[str, Any] = {"micro_batch": config.micro_batch, "precision": config.dtype, "layout": layout}
+
     def losses(step: int) -> Iterator[Part]:
-        yield from language_parts(model, packed.batch(step * rows, rows), config.micro_batch, config.dtype)
+        yield from language_parts(model, talk, step * rows, rows, **settings)
         if config.text_rows:
-            batch = windows.batch(step * config.text_rows, config.text_rows)
-            yield from language_parts(model, batch, config.micro_batch, config.dtype, config.pretrain_weight)
+            first = step * config.text_rows
+            yield from language_parts(model, prose, first, config.text_rows, weight=config.pretrain_weight, **settings)
 
     def measure(done: int) -> Mapping[str, float]:
         if done % config.eval_every and done != steps:
@@ -100,20 +115,34 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
         bits = bits_per_byte(model, tokenizer, text, sample=config.eval_tokens, precision=config.dtype)
         return {"heldout_loss": heldout_loss(model, heldout, config.batch, config.dtype), "bits_per_byte": bits}
 
-    train(
-        Trained({"model": model}, build_optimizers(model, config.optim)),
-        losses,
+    plan = Plan(
         title="sft",
         out=out,
         steps=steps,
+        seed=config.seed,
+        checkpoint=config.checkpoint,
+        identity={
+            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
+            "tokenizer": tokenizer.hash,
+            "set of demonstrations": file_digest(path),
+        },
+        flops=train_flops(model.config, context) / context,
+    )
+    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    learn = gradient_steps(
+        trained,
+        losses,
+        plan,
         multiplier=lambda step: config.schedule.multiplier(step, steps),
         clip=config.optim.clip,
-        seed=config.seed,
-        checkpoint_every=config.checkpoint_every,
-        identity=digest([config.model_dump(mode="json"), tokenizer.hash, file_digest(path)]),
-        measure=measure,
+        spikes=config.spikes,
+        documents=lambda step: packed.documents(step * rows, rows),
     )
-    save_model(model, out, tokenizer)
+    train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("heldout_loss"))
+    if config.result == "best":
+        restore_best(trained, plan)
+    result = layout.whole(model)
+    world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     measured = [line for line in read_metrics(out) if "heldout_loss" in line]
     return {
@@ -138,7 +167,7 @@ def read_examples(path: Path, tokenizer: Tokenizer, context: int) -> tuple[list[
         messages = fitting(tokenizer, conversation.messages, context)
         cut += len(messages) < len(conversation.messages)
         if messages:
-            examples.append(example(tokenizer, messages))
+            examples.append(replace(example(tokenizer, messages), name=conversation.id))
     if not examples:
         raise UserError(f"No conversation of {path} fits into the model's context of {context} tokens; shorten them.")
     return examples, cut
@@ -177,9 +206,10 @@ def heldout_loss(model: Decoder, packed: Packed, batch: int, precision: Precisio
 
 STAGE = Stage(
     name="sft",
-    version=2,
+    version=3,
     config=SftConfig,
     inputs=("pretrain", "conversations", "shards"),
     run=run,
     summary="fine-tune the model on demonstrations",
+    together=True,
 )

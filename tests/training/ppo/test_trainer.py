@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from chatwright.inference.engine import Engine
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training.batches import Windows
-from chatwright.training.loop import RunStopped, accumulate
+from chatwright.training.guards import RunStopped
+from chatwright.training.loop import accumulate
 from chatwright.training.objectives import lm_loss
 from chatwright.training.optim import OptimConfig
+from chatwright.training.parallel import ParallelConfig, lay_out
 from chatwright.training.ppo import objectives
 from chatwright.training.ppo.config import AdaptiveKl, PpoConfig
 from chatwright.training.ppo.trainer import Trainer
+from chatwright.training.runtime import resolve
 
 SMALL = {
     "episodes": 64,
@@ -60,6 +62,7 @@ def make(policy: Decoder, reference: Decoder, critic: ScoredDecoder, tokenizer: 
             **({"score": likes_a_token} | parts),
             pretraining=Windows(text, config.ptx_length, config.seed) if config.ptx_coef else None,
             tokenizer=tokenizer,
+            layout=lay_out(ParallelConfig(), torch.device("cpu"), resolve(config.dtype, torch.device("cpu"))),
         )
 
     return build
@@ -69,7 +72,7 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Gradients of one minibatch with the whole batch in it, before any step; policy and critic."""
     sampled = trainer.sample(0, PROMPTS)
     rows = torch.arange(len(PROMPTS))
-    accumulate(trainer._parts(0, trainer._experience(sampled.rollout), rows, moved=False))
+    accumulate(trainer._parts(0, trainer._experience(sampled.rollout), rows, moved=False), trainer.layout)
     modules = {"policy": trainer.policy, "critic": trainer.critic}
     return {
         f"{part}.{name}": parameter.grad.clone()
@@ -102,7 +105,7 @@ def test_the_loss_is_the_paper_s_from_one_sequence_at_a_time(make: Make) -> None
     trainer = make(vf_coef=0.1, temperature=0.8)
     rollout = trainer.sample(0, PROMPTS).rollout
     experience = trainer._experience(rollout)
-    sums = accumulate(trainer._parts(0, experience, torch.arange(len(PROMPTS)), moved=False))
+    sums = accumulate(trainer._parts(0, experience, torch.arange(len(PROMPTS)), moved=False), trainer.layout)
     policy_losses, value_losses, entropies = [], [], []
     for row in range(len(PROMPTS)):
         tokens_T = rollout.tokens_BT[row][rollout.valid_BT[row]]
@@ -161,7 +164,7 @@ def test_micro_batches_accumulate_to_the_gradient_of_the_whole_minibatch(make: M
 def test_the_pretraining_gradient_joins_the_policy_s_in_the_same_step(make: Make) -> None:
     plain, mixed = gradients(make()), gradients(make(ptx_coef=3.0))
     trainer = make(ptx_coef=3.0)
-    text = trainer.pretraining.batch(0, trainer.config.ptx_windows)
+    text = trainer.pretraining.rows.batch(0, trainer.config.ptx_windows)
     lm_loss(trainer.policy(text.tokens_BT), text.targets_BT, text.mask_BT).backward()
     for name, parameter in trainer.policy.named_parameters():
         expected = plain[f"policy.{name}"] + 3.0 * parameter.grad
@@ -186,9 +189,9 @@ def test_each_minibatch_is_one_optimiser_step_and_gamma_changes_where_it_goes(ma
 
 def test_every_step_draws_new_pretraining_text(make: Make) -> None:
     trainer = make(ptx_coef=1.0, minibatch=4)
-    seen = []
+    seen: list[tuple[int, int]] = []
     batch = trainer.pretraining.batch
-    trainer.pretraining.batch = lambda first, count: seen.append((first, count)) or batch(first, count)  # type: ignore
+    trainer.pretraining.batch = lambda *asked: seen.append(asked[:2]) or batch(*asked)  # type: ignore
     for step in range(2):
         trainer.learn(step, trainer.sample(step, PROMPTS).rollout)
     assert seen == [(0, 2), (2, 2), (4, 2), (6, 2)]
@@ -264,7 +267,7 @@ def test_another_temperature_in_learning_stops_the_run(make: Make) -> None:
 
 def test_an_engine_with_other_weights_stops_the_run(make: Make, reference: Decoder, tokenizer: Tokenizer) -> None:
     trainer = make()
-    trainer.engine = Engine(reference, tokenizer)
+    trainer._sampler = lambda: reference  # type: ignore
     with pytest.raises(RunStopped, match="step 3: the engine sampled with log-probabilities"):
         trainer.sample(2, PROMPTS)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from chatwright.stage import StageConfig
+from chatwright.training.loop import CheckpointConfig
 from chatwright.training.optim import OptimConfig
+from chatwright.training.parallel import ParallelConfig
 from chatwright.training.runtime import Precision
 
 
@@ -59,10 +62,13 @@ class PpoConfig(StageConfig):
     ema: float = Field(default=0.992, ge=0, lt=1)  # IGPT C.4, here at each optimiser step; 0: the last weights are kept
 
     dtype: Precision = "auto"
-    checkpoint_every: int = Field(default=10, gt=0)
+    checkpoint: CheckpointConfig = CheckpointConfig(every=10)
+    parallel: ParallelConfig = ParallelConfig()
     eval_prompts: int = Field(default=256, gt=0)  # held-out prompts answered before and after
     eval_tokens: int = Field(default=65_536, gt=0)  # of the held-out text, evenly spread, for bits per byte
     samples: int = Field(default=12, ge=0)  # of them, kept for reading
+
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> PpoConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from chatwright.training.loop import RunStopped
+from chatwright.training.guards import RunStopped
 from chatwright.training.ppo.objectives import masked_mean
 
 # How far log-probabilities of equal weights may lie apart, by the dtype of the products. Ours, from what was measured

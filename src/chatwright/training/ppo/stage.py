@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 
 from chatwright.errors import UserError
+from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, load_reward, save_model
 from chatwright.records import Question
-from chatwright.stage import Headline, Inputs, MetricsLog, Stage, progress_bar, say
+from chatwright.stage import Headline, Inputs, Stage, say
 from chatwright.storage import digest, file_digest, read_jsonl, write_json
-from chatwright.training import runtime
-from chatwright.training.batches import Shuffled
-from chatwright.training.checkpoint import load_checkpoint, remove_checkpoint, restore, save_checkpoint, training_state
+from chatwright.training import world
+from chatwright.training.checkpoint import remove_checkpoint
 from chatwright.training.heldout import bits_per_byte
+from chatwright.training.loop import Plan, Step, train
+from chatwright.training.order import Shuffled
+from chatwright.training.parallel import lay_out
 from chatwright.training.ppo import before_after
 from chatwright.training.ppo.config import PpoConfig
 from chatwright.training.ppo.rollout import reward_model_score
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
+from chatwright.training.runtime import prepare, resolve
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
 
 def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
     """Train the policy and compare it with the SFT model on held-out prompts. UserError when the inputs do not fit."""
-    device = runtime.prepare()
+    device = prepare()
     policy, tokenizer = load_model(inputs["sft"])
     reward_model, reward_tokenizer = load_reward(inputs["reward"])
     if reward_tokenizer.hash != tokenizer.hash:
@@ -40,6 +44,11 @@ def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
     text = open_shard(inputs["shards"], "heldout", tokenizer).tokens
     prompts = read_questions(inputs["conversations"] / "prompts.jsonl")
     heldout = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts]
+    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
+    if config.minibatch % layout.ranks:
+        raise UserError(
+            f"ppo.minibatch ({config.minibatch}) cannot be divided among {layout.ranks} processes; change one of them."
+        )
     trainer = Trainer(
         config,
         policy=policy,
@@ -48,75 +57,69 @@ def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
         score=reward_model_score(reward_model, tokenizer.pad, config.dtype, config.micro_batch),
         pretraining=open_windows(shard, config.ptx_length, config.seed) if config.ptx_coef else None,
         tokenizer=tokenizer,
+        layout=layout,
     )
-    started_from = [file_digest(inputs[stage] / "model.safetensors") for stage in ("sft", "reward")]
-    train(trainer, prompts, out, digest([config.model_dump(mode="json"), started_from]))
-    save_model(trainer.result, out, tokenizer)
-    headline = compare(trainer, heldout, text, out)
+    plan = Plan(
+        title="ppo",
+        out=out,
+        steps=config.steps,
+        seed=config.seed,
+        checkpoint=config.checkpoint,
+        identity={
+            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
+            "SFT model": file_digest(inputs["sft"] / "model.safetensors"),
+            "reward model": file_digest(inputs["reward"] / "model.safetensors"),
+        },
+    )
+    train(trainer.trained, steps_of(trainer, prompts), plan, note=_note)
+    result = trainer.result
+    world.once(lambda: save_model(result, out, tokenizer))
+    headline = compare(trainer, result, heldout, text, out)
     remove_checkpoint(out / "checkpoint")
     return headline
 
 
-def train(trainer: Trainer, prompts: Sequence[Question], out: Path, identity: str) -> None:
-    """All steps, from the checkpoint that a kill left, with one line of ``metrics.jsonl`` each.
-
-    identity: names the config and the models it started from; another's checkpoint is not used.
-    """
+def steps_of(trainer: Trainer, prompts: Sequence[Question]) -> Step:
+    """What the training loop calls: one batch of prompts answered, judged and learned from."""
     config = trainer.config
-    checkpoint = out / "checkpoint"
-    start = resume(trainer, checkpoint, identity)
-    if start:
-        say(f"  ppo: going on after step {start} of {config.steps}")
-    log = MetricsLog(out, start)
     order = Shuffled(len(prompts), config.seed)
     warned = False
-    with progress_bar("ppo", config.steps) as bar:
-        for step in range(start, config.steps):
-            questions = [prompts[i] for _, i in order.take(step * config.batch, config.batch)]
-            sampled = trainer.sample(step, before_after.rendered(trainer.tokenizer, questions))
-            learned = trainer.learn(step, sampled.rollout)
-            gold = before_after.gold_scores(trainer.tokenizer, questions, sampled.completions).mean().item()
-            proxy = sampled.rollout.scores_B.mean().item()
-            eos_rate = before_after.eos_rate(sampled.completions)
-            length = before_after.mean_length(sampled.completions)
-            tokens = int(sampled.rollout.valid_BT.sum())
-            log.log(step + 1, proxy=proxy, gold=gold, length=length, eos_rate=eos_rate, tokens=tokens, **learned)
-            bar.update(step + 1, f"gold {gold:.2f}, reward {proxy:.2f}, KL {learned['kl']:.1f}")
-            if eos_rate < EOS_RATE_LOW and not warned:
-                warned = True
-                say(f"  ppo: at step {step + 1} only {eos_rate:.0%} of the answers end within ppo.max_tokens")
-            if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                save(trainer, checkpoint, identity, step + 1)
+
+    def learn(step: int) -> dict[str, float]:
+        nonlocal warned
+        questions = [prompts[i] for _, i in order.take(step * config.batch, config.batch)]
+        sampled = trainer.sample(step, before_after.rendered(trainer.tokenizer, questions))
+        learned = trainer.learn(step, sampled.rollout)
+        eos_rate = before_after.eos_rate(sampled.completions)
+        if eos_rate < EOS_RATE_LOW and not warned:
+            warned = True
+            say(f"  ppo: at step {step + 1} only {eos_rate:.0%} of the answers end within ppo.max_tokens")
+        return {
+            "proxy": sampled.rollout.scores_B.mean().item(),
+            "gold": before_after.gold_scores(trainer.tokenizer, questions, sampled.completions).mean().item(),
+            "length": before_after.mean_length(sampled.completions),
+            "eos_rate": eos_rate,
+            "tokens": float(sampled.rollout.valid_BT.sum()),
+            **learned,
+        }
+
+    return learn
 
 
-def save(trainer: Trainer, folder: Path, identity: str, step: int) -> None:
-    """Write all that the next step depends on."""
-    state = training_state(trainer.trained.modules, trainer.trained.optimizers)
-    meta = {"identity": identity, "step": step, "version": trainer.version, "kl_coef": trainer.kl_coef}
-    save_checkpoint(folder, state, meta)
+def _note(metrics: Mapping[str, float]) -> str:
+    return f"gold {metrics['gold']:.2f}, reward {metrics['proxy']:.2f}, KL {metrics['kl']:.1f}"
 
 
-def resume(trainer: Trainer, folder: Path, identity: str) -> int:
-    """Load the checkpoint of the same identity, if there is one; returns the number of steps done."""
-    found = load_checkpoint(folder)
-    if found is None or found[1]["identity"] != identity:
-        return 0
-    tensors, meta = found
-    restore(tensors, trainer.trained.modules, trainer.trained.optimizers)
-    trainer.version, trainer.kl_coef = meta["version"], meta["kl_coef"]
-    return meta["step"]
-
-
-def compare(trainer: Trainer, questions: Sequence[Question], text: np.ndarray, out: Path) -> Headline:
+def compare(trainer: Trainer, policy: Decoder, questions: Sequence[Question], text: np.ndarray, out: Path) -> Headline:
     """Headline metrics: held-out answers and bits per byte, after PPO beside before. Writes samples.json."""
     config, tokenizer = trainer.config, trainer.tokenizer
-    policy, reference = trainer.result, trainer.reference
+    reference = trainer.reference
     before, after = (before_after.answer(trainer, model, questions) for model in (reference, policy))
     bits_before, bits_after = (
         bits_per_byte(model, tokenizer, text, sample=config.eval_tokens, precision=config.dtype)
         for model in (reference, policy)
     )
-    write_json(out / "samples.json", before_after.samples(questions, before, after, config.samples))
+    world.once(lambda: write_json(out / "samples.json", before_after.samples(questions, before, after, config.samples)))
     spread = before.gold_N.std().item()
     gain = (after.gold_N.mean() - before.gold_N.mean()).item() / spread if spread else 0.0
     return {
@@ -143,9 +146,10 @@ def read_questions(path: Path) -> list[Question]:
 
 STAGE = Stage(
     name="ppo",
-    version=3,
+    version=4,
     config=PpoConfig,
     inputs=("sft", "reward", "conversations", "shards"),
     run=run,
     summary="train the policy against the reward model, with a KL penalty and the pretraining mix",
+    together=True,
 )

@@ -11,7 +11,7 @@ tokens the coefficients do not depend on lengths, on the size of a minibatch or 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,13 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Rollout
 from chatwright.tokenizer.bpe import Tokenizer
-from chatwright.training.batches import Windows
+from chatwright.training import world
+from chatwright.training.batches import Ahead, Windows
+from chatwright.training.guards import check_finite
 from chatwright.training.language import language_parts
-from chatwright.training.loop import Part, Trained, accumulate, check_finite, update
+from chatwright.training.loop import Part, Trained, gradient, update
 from chatwright.training.optim import build_optimizers
+from chatwright.training.parallel import Layout, local, settle
 from chatwright.training.ppo import invariants, objectives
 from chatwright.training.ppo.config import PpoConfig
 from chatwright.training.ppo.rollout import (
@@ -43,7 +46,7 @@ from chatwright.training.ppo.rollout import (
     sampled_logprobs,
     trim,
 )
-from chatwright.training.runtime import autocast, resolve
+from chatwright.training.runtime import autocast
 from chatwright.training.schedules import constant_with_warmup
 
 
@@ -80,47 +83,55 @@ class Trainer:
         score: Score,
         pretraining: Windows | None,
         tokenizer: Tokenizer,
+        layout: Layout,
     ) -> None:
-        """``policy`` and ``critic`` are trained in place; ``reference`` is frozen. No ``pretraining``: no PTX term."""
+        """``policy`` and ``critic`` are spread and trained in place; ``reference`` is frozen, whole in every process.
+
+        No ``pretraining``: no PTX term.
+        """
         assert (pretraining is None) == (config.ptx_coef == 0), "the pretraining mix needs text and a coefficient"
         self.config = config
+        self.layout = layout
+        self.device = layout.device
+        self.dtype = layout.dtype
+        average = deepcopy(policy) if config.ema else None
         # Dropout off everywhere (NDET): else the first ratio is not 1 and rewards are noise.
-        self.policy, self.critic = policy.eval(), critic.eval()
-        self.reference = reference.eval().requires_grad_(False)
-        self.average = deepcopy(policy).eval().requires_grad_(False) if config.ema else None
+        self.policy, self.critic = layout.spread(policy).eval(), layout.spread(critic).eval()
+        self.reference = reference.to(self.device).eval().requires_grad_(False)
+        self.average = None if average is None else layout.spread(average).eval().requires_grad_(False)
         self.score = score
-        self.pretraining = pretraining
+        self.pretraining = None if pretraining is None else Ahead(pretraining, pin=self.device.type == "cuda")
         self.tokenizer = tokenizer
-        self.device = policy.embedding.weight.device
-        self.dtype = resolve(config.dtype, self.device)
-        self.engine = Engine(policy, tokenizer, batch_size=config.batch)
-        self.kl_coef = config.kl_coef
-        self.version = 0
-        modules: dict[str, nn.Module] = {"policy": policy, "critic": critic}
+        modules: dict[str, nn.Module] = {"policy": self.policy, "critic": self.critic}
         if self.average is not None:
             modules["average"] = self.average
-        optimizers = build_optimizers(policy, config.optim) + build_optimizers(critic, config.critic_optim)
-        self.trained = Trained(modules, optimizers)
+        optimizers = build_optimizers(self.policy, config.optim) + build_optimizers(self.critic, config.critic_optim)
+        self.trained = Trained(modules, optimizers, layout, {"version": 0, "kl_coef": config.kl_coef})
+
+    @property
+    def version(self) -> int:
+        """How many optimiser steps the policy has taken."""
+        return int(self.trained.counters["version"])
+
+    @property
+    def kl_coef(self) -> float:
+        """The coefficient of the KL penalty; it moves when it is adaptive."""
+        return self.trained.counters["kl_coef"]
 
     @property
     def result(self) -> Decoder:
-        """The policy to keep: the moving average of the weights, or the last ones when there is none."""
-        return self.policy if self.average is None else self.average
+        """The policy to keep, whole: the moving average of the weights, or the last ones when there is none."""
+        return self.layout.whole(self.policy if self.average is None else self.average)
 
     @torch.no_grad()
     def sample(self, step: int, prompts: Sequence[list[int]]) -> Sampled:
         """Answer every prompt once and judge the answers. Steps count from 0. RunStopped on a broken invariant."""
         config = self.config
-        samplings = [
-            Sampling(config.max_tokens, config.temperature, seed=episode_seed(config.seed, step, episode))
-            for episode in range(len(prompts))
-        ]
-        completions = self.engine.generate(prompts, samplings)
+        completions = self._answer(step, prompts)
         responses = [completion.tokens for completion in completions]
         tokens_BT, valid_BT, response_BT = batch = collate(prompts, responses, self.tokenizer.pad, self.device)
         logprobs_BT, ref_logprobs_BT = self.logprobs(self.policy, batch), self.logprobs(self.reference, batch)
-        with autocast(config.dtype, self.device):
-            values_BT = in_groups(partial(response_values, self.critic), *batch, config.micro_batch)
+        values_BT = self._shared(partial(response_values, self.critic), batch)
         kl = objectives.sequence_kl(logprobs_BT, ref_logprobs_BT, response_BT).mean().item()
         scores_B = self.score(prompts, responses)
         engine_BT = sampled_logprobs(completions, response_BT)
@@ -139,17 +150,46 @@ class Trainer:
         )
         return Sampled(rollout, completions)
 
+    def _answer(self, step: int, prompts: Sequence[list[int]]) -> list[Completion]:
+        """One answer to each prompt, each process sampling its share with a whole copy of the policy."""
+        config = self.config
+        engine = Engine(self._sampler(), self.tokenizer, batch_size=config.batch)
+        own = [episode for episode in self.layout.share(len(prompts)) if episode < len(prompts)]
+        samplings = [
+            Sampling(config.max_tokens, config.temperature, seed=episode_seed(config.seed, step, episode))
+            for episode in own
+        ]
+        answers = engine.generate([prompts[episode] for episode in own], samplings) if own else []
+        if self.layout.mesh is None:
+            return answers
+        return [answer for share in world.gather(answers)[:: config.parallel.tensor] for answer in share]
+
+    def _sampler(self) -> Decoder:
+        """The policy as one process can sample with it."""
+        return self.layout.whole(self.policy)
+
     @torch.no_grad()
     def logprobs(self, model: Decoder, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """``[B, T]``: a model's log-probabilities of the responses in a `collate`d batch, as PPO computes them."""
-        config = self.config
 
         def measure(tokens_BT: torch.Tensor, valid_BT: torch.Tensor, response_BT: torch.Tensor) -> torch.Tensor:
             vocab_size = self.tokenizer.vocab_size
-            return response_logprobs(model, tokens_BT, valid_BT, response_BT, config.temperature, vocab_size)[0]
+            return response_logprobs(model, tokens_BT, valid_BT, response_BT, self.config.temperature, vocab_size)[0]
 
-        with autocast(config.dtype, self.device):
-            return in_groups(measure, *batch, config.micro_batch)
+        return self._shared(measure, batch)
+
+    def _shared(
+        self,
+        measure: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """``in_groups`` of a batch, each process measuring its share of the rows."""
+        count = len(batch[0])
+        rows_N = torch.tensor([min(row, count - 1) for row in self.layout.share(count)], device=self.device)
+        with autocast(self.config.dtype, self.device):
+            tokens_NT, valid_NT, response_NT = (x_BT[rows_N] for x_BT in batch)
+            mine_NT = in_groups(measure, tokens_NT, valid_NT, response_NT, self.config.micro_batch)
+        return self.layout.joined(mine_NT, count)
 
     def learn(self, step: int, rollout: Rollout) -> dict[str, float]:
         """Take the optimiser steps on one rollout; returns the metrics of the batch, means over its minibatches.
@@ -164,10 +204,11 @@ class Trainer:
         minibatches = 0
         for rows_M in self._minibatches(step, len(rollout.scores_B)):
             moved = self.version != rollout.policy_version
-            sums = accumulate(self._parts(step, experience, rows_M, moved=moved))
-            sums["grad_norm"] = update(self.trained, factor, config.optim.clip)
-            check_finite("ppo", step + 1, sums["loss"], sums["grad_norm"])
-            self.version += 1
+            sums, norm = gradient(self.trained, self._parts(step, experience, rows_M, moved=moved), config.optim.clip)
+            check_finite("ppo", step + 1, sums["loss"], norm)
+            sums["grad_norm"] = norm
+            update(self.trained, factor)
+            self.trained.counters["version"] += 1
             self._move_average()
             minibatches += 1
             for name, value in sums.items():
@@ -178,7 +219,7 @@ class Trainer:
         ).item()
         metrics |= {"kl": kl, "kl_coef": self.kl_coef, "explained_variance": explained, "lr": config.optim.lr * factor}
         if config.adaptive_kl is not None:
-            self.kl_coef = objectives.adapted_kl_coef(
+            self.trained.counters["kl_coef"] = objectives.adapted_kl_coef(
                 self.kl_coef,
                 kl,
                 target=config.adaptive_kl.target,
@@ -218,7 +259,8 @@ class Trainer:
         """The minibatch cut into micro-batches, each weighted by its share of the minibatch's tokens."""
         config = self.config
         response_tokens = experience.response_BT[rows_M].sum()
-        for rows_N in by_length(rows_M, experience.valid_BT, config.micro_batch):
+        own = self.layout.share(len(rows_M))  # all shares are equally long: the config sees to that
+        for rows_N in by_length(rows_M[own.start : own.stop], experience.valid_BT, config.micro_batch):
             batch = Experience._make(trim(rows_N, *experience))
             losses = self._losses(step, batch, moved=moved)
             loss = losses["policy_loss"] + config.vf_coef * losses["value_loss"]
@@ -227,8 +269,16 @@ class Trainer:
             yield Part(loss * share, int(batch.valid_BT.sum()), metrics)
         if self.pretraining is not None:
             windows = config.ptx_windows
-            text = self.pretraining.batch(self.version * windows, windows)
-            for part in language_parts(self.policy, text, config.ptx_micro_windows, config.dtype, config.ptx_coef):
+            for part in language_parts(
+                self.policy,
+                self.pretraining,
+                self.version * windows,
+                windows,
+                micro_batch=config.ptx_micro_windows,
+                precision=config.dtype,
+                layout=self.layout,
+                weight=config.ptx_coef,
+            ):
                 yield Part(part.loss, part.tokens, {"ptx_loss": part.loss.detach() / config.ptx_coef})
 
     def _losses(self, step: int, batch: Experience, *, moved: bool) -> dict[str, torch.Tensor]:
@@ -256,5 +306,6 @@ class Trainer:
     @torch.no_grad()
     def _move_average(self) -> None:
         if self.average is not None:
+            settle(self.policy)
             for averaged, current in zip(self.average.parameters(), self.policy.parameters(), strict=True):
-                averaged.lerp_(current, 1 - self.config.ema)
+                local(averaged).lerp_(local(current), 1 - self.config.ema)
