@@ -81,13 +81,15 @@ def ours(shape: Shape):  # type: ignore[no-untyped-def]
     """One step of the training loop with the settings of a recipe, AdamW as the peers have it."""
     from chatwright.model.presets import preset
     from chatwright.training.batches import Batch
-    from chatwright.training.language import language_parts
-    from chatwright.training.loop import accumulate, update
+    from chatwright.training.language import summed_nats
+    from chatwright.training.loop import Part, gradient, update
     from chatwright.training.optim import OptimConfig
+    from chatwright.training.parallel import ParallelConfig, lay_out
     from chatwright.training.pretrain import new_model
-    from chatwright.training.runtime import prepare
+    from chatwright.training.runtime import autocast, prepare, resolve
 
-    prepare()
+    device = prepare()
+    layout = lay_out(ParallelConfig(), device, resolve("auto", device))
     config = preset(
         "gpt2",
         vocab_size=shape.vocab,
@@ -97,12 +99,17 @@ def ours(shape: Shape):  # type: ignore[no-untyped-def]
         heads=shape.heads,
     )
     optim = OptimConfig(kind="adamw", lr=6e-4)
-    model, trained = new_model(config, optim, "auto", seed=0)
+    model, trained = new_model(config, optim, layout, seed=0)
 
     def step(tokens: torch.Tensor, targets: torch.Tensor) -> float:
         batch = Batch(tokens, targets, torch.ones_like(targets, dtype=torch.bool))
-        sums = accumulate(language_parts(model, batch, shape.rows, "auto"))
-        update(trained, 1.0, optim.clip)
+
+        def parts():  # type: ignore[no-untyped-def]
+            with autocast("auto", device):
+                yield Part(summed_nats(model, batch) / tokens.numel(), tokens.numel())
+
+        sums, _ = gradient(trained, parts(), optim.clip)
+        update(trained, 1.0)
         return sums["loss"]
 
     return step

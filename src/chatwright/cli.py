@@ -65,7 +65,7 @@ class RoadOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands."""
-        return ["run", *STAGES, "chat", "serve", "demo", "import", "export", "lineage", "version"]
+        return ["run", *STAGES, "chat", "serve", "demo", "plan", "runs", "import", "export", "lineage", "version"]
 
 
 app = typer.Typer(
@@ -320,6 +320,53 @@ def failing_checks(checks: dict[str, dict[str, Any]]) -> list[str]:
         for key, check in checks.items()
         if check["status"] in ("fails", "absent")
     ]
+
+
+# --- what a run would need --------------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=LOOK)
+def plan(
+    preset: Annotated[
+        str | None, typer.Argument(metavar="PRESET", help="A model preset, such as gpt3-175b; none with --flops.")
+    ] = None,
+    tokens: Annotated[float, typer.Option(help="Tokens to train on, such as 300e9; 20 a parameter when 0.")] = 0.0,
+    device: Annotated[
+        str, typer.Option(help="v100-32g, a100-40g, a100-80g, h100-80g, h200, b200, rtx-4090, or here.")
+    ] = "here",
+    count: Annotated[int, typer.Option(min=1, help="How many devices.")] = 1,
+    batch: Annotated[float, typer.Option(help="Tokens a step; half a million when left out, less for few.")] = 0.0,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Rows a pass; chosen when left out.")] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
+    mfu: Annotated[float | None, typer.Option(min=0.01, max=1.0, help="Model FLOPs utilisation, stated.")] = None,
+    price: Annotated[float | None, typer.Option(min=0.0, help="USD an hour for a device.")] = None,
+    memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of a device, where they differ.")] = None,
+    flops: Annotated[float, typer.Option(help="Operations in all, in place of a preset and tokens.")] = 0.0,
+    vocab_size: Annotated[int | None, typer.Option(min=1)] = None,
+    context: Annotated[int | None, typer.Option(min=1)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a training run needs: operations, memory by kind, layout, time, energy and money.
+
+    For ``--device here`` it trains for ten seconds and takes the utilisation, and the memory beside its own estimate,
+    from that. Everything else is an estimate with the utilisation that you state.
+
+    Example: [bold]chatwright plan gpt3-175b --tokens 300e9 --device a100-80g --count 1024 --mfu 0.25[/]
+    """
+    from chatwright.flow import forecast
+
+    changes = {key: value for key, value in {"vocab_size": vocab_size, "context": context}.items() if value}
+    if flops:
+        answer = forecast.of_flops(flops, device, count, mfu, price)
+    else:
+        if preset is None:
+            raise UserError("Give a model preset, such as gpt3-175b, or --flops; presets: chatwright plan --help.")
+        wanted = forecast.Wanted(preset, tokens, device, count, batch, micro_batch, optimizer, mfu, price, memory)
+        answer = forecast.of_preset(wanted, changes)
+    if as_json:
+        _print_json(answer)
+    else:
+        forecast.show(answer)
 
 
 # --- in and out -------------------------------------------------------------------------------------------------------

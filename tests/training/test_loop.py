@@ -105,10 +105,21 @@ def test_a_run_broken_at_any_step_resumes_to_the_same_bits_and_log(tmp_path: Pat
     assert logs[0] == logs[1]
 
 
+@pytest.fixture
+def _own_handlers() -> Iterator[None]:
+    """Leaves the signals' handlers as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_own_handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_end_saves_the_step_and_goes_on_to_the_same_bits(
     tmp_path: Path, number: signal.Signals
 ) -> None:
+    signal.signal(number, signal.default_int_handler)  # a job in the background would ignore Ctrl-C
     straight = small()
     run(straight, tmp_path / "straight")
     asked = small()
@@ -118,11 +129,10 @@ def test_a_run_that_is_asked_to_end_saves_the_step_and_goes_on_to_the_same_bits(
             os.kill(os.getpid(), number)
         yield from task(asked)(step)
 
-    handler = signal.getsignal(number)
     with pytest.raises(Interrupted) as stop:
         run(asked, tmp_path / "asked", asks, every=100)
     assert stop.value.signal == number
-    assert signal.getsignal(number) is handler
+    assert signal.getsignal(number) is signal.default_int_handler
     assert [path.name for path in (tmp_path / "asked" / "checkpoint").iterdir()] == ["step-00000005"]
     again = small()
     trained_on: list[int] = []

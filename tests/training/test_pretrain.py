@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from chatwright.errors import UserError
+from chatwright.model.cost import train_flops
 from chatwright.model.folder import load_model
 from chatwright.model.presets import preset
 from chatwright.stage import read_metrics
 from chatwright.storage import read_json, write_json
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
 from chatwright.training import pretrain
-from chatwright.training.pretrain import PretrainConfig, model_from_table, train_flops
+from chatwright.training.pretrain import PretrainConfig, model_from_table
 
 from .conftest import MODEL
 
@@ -68,6 +69,7 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 from chatwright.storage import read_json
+from chatwright.model.cost import train_flops
 from chatwright.training.pretrain import PretrainConfig, run
 torch.set_num_threads(1)
 job = read_json(Path(sys.argv[1]))

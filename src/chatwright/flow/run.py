@@ -110,8 +110,11 @@ def _begin(folder: Path, key: str) -> InProgress:
     """Prepare the folder: as the broken attempt left it when it was of the same key, else empty."""
     before = manifest.read_in_progress(folder)
     if before is not None and before.key == key:
-        for partial in folder.rglob(".*.partial"):
-            partial.unlink()
+        for partial in list(folder.rglob(".*.partial")):
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.unlink(missing_ok=True)
         spent = before.seconds_before + max(0.0, _last_sign_of_life(folder) - before.attempt_began)
         progress = before.model_copy(
             update={"attempt": before.attempt + 1, "attempt_began": time.time(), "seconds_before": spent}

@@ -14,12 +14,13 @@ from chatwright.evaluation.report import ReportConfig
 from chatwright.evaluation.stage import EvaluateConfig
 from chatwright.flow.recipe import Instance, Recipe
 from chatwright.model.config import ModelConfig, parameter_count
+from chatwright.model.cost import train_flops
 from chatwright.stage import StageConfig
 from chatwright.tokenizer.shards import ShardsConfig
 from chatwright.tokenizer.stage import TokenizerConfig
 from chatwright.training.compare import CompareConfig
 from chatwright.training.ppo.config import PpoConfig
-from chatwright.training.pretrain import PretrainConfig, model_from_table, train_flops
+from chatwright.training.pretrain import PretrainConfig, model_from_table
 from chatwright.training.reward import RewardConfig
 from chatwright.training.sft import SftConfig
 

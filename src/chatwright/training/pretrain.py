@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from chatwright.errors import UserError
 from chatwright.model.config import ModelConfig, parameter_count
+from chatwright.model.cost import train_flops
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import save_model
 from chatwright.model.presets import preset
@@ -186,17 +187,6 @@ def open_windows(shard: TokenShard, context: int, seed: int) -> Windows:
             "add text to the corpus, raise shards.tokens or shorten the model's context."
         )
     return Windows(shard.tokens, context, seed, shard.documents)
-
-
-def train_flops(config: ModelConfig, tokens: int) -> float:
-    """Floating-point operations of training on ``tokens``: 6 N D and attention.
-
-    N counts the head but no other embedding; attention takes 12 * layers * heads * d_head * context a token, halved
-    because half of it is masked (Kaplan 2020, section 2.1; Chowdhery 2022, appendix B).
-    """
-    matrices = parameter_count(config, embeddings=False) + config.vocab_size * config.d_model
-    attention = 12 * config.layers * config.heads * config.d_head * config.context / 2
-    return tokens * (6 * matrices + attention)
 
 
 def _plan(config: PretrainConfig, model: ModelConfig, rows: Rows, layout: Layout) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from chatwright.errors import UserError
 from chatwright.labelling.simulated import length
+from chatwright.model.cost import train_flops
 from chatwright.model.folder import load_model, save_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Comparison, Conversation, Message, Record
@@ -29,7 +30,6 @@ from chatwright.training.objectives import better_pairs, ranking_loss
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
 from chatwright.training.parallel import Layout, ParallelConfig, lay_out
-from chatwright.training.pretrain import train_flops
 from chatwright.training.runtime import Precision, autocast, prepare, resolve
 from chatwright.training.schedules import ScheduleConfig
 from chatwright.training.sft import example

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 
 from chatwright.errors import UserError
+from chatwright.model.cost import train_flops
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
 from chatwright.records import Conversation, Message
@@ -28,7 +29,7 @@ from chatwright.training.language import language_parts, summed_nats
 from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, restore_best, train
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.parallel import ParallelConfig, lay_out
-from chatwright.training.pretrain import open_shard, open_windows, train_flops
+from chatwright.training.pretrain import open_shard, open_windows
 from chatwright.training.runtime import Precision, autocast, prepare, resolve
 from chatwright.training.schedules import ScheduleConfig
 
