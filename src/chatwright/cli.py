@@ -447,6 +447,35 @@ def lineage(
 
 
 @app.command(rich_help_panel=LOOK)
+def runs(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Runs, or folders of runs; runs/ when left out.")] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--compare", help="Put them side by side: settings that differ, and all results.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List runs: what is done, what is under way, what came out. With --compare, side by side.
+
+    Example: [bold]chatwright runs --compare runs/atlas runs/atlas-wide[/]
+    """
+    from chatwright.flow import runs as listing
+
+    found = listing.find(paths or [Path("runs")])
+    if side_by_side and len(found) < 2:
+        raise UserError("There is only one run here; name two or more to compare.")
+    if side_by_side:
+        compared = listing.compare(found)
+        if as_json:
+            _print_json(compared)
+        else:
+            listing.show_comparison(compared)
+    elif as_json:
+        _print_json({"runs": [run.as_json() for run in found]})
+    else:
+        listing.show_list(found)
+
+
+@app.command(rich_help_panel=LOOK)
 def version() -> None:
     """Print the version. Example: [bold]chatwright version[/]"""
     print(chatwright.__version__)

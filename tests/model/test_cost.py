@@ -30,9 +30,9 @@ def kept(model: Decoder, rows: int, precision: str) -> int:
             alive.append(tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with autocast(precision, torch.device("cpu")):  # type: ignore[arg-type]
-            summed_nats(model, batch)
+    low = autocast(precision, torch.device("cpu"))  # type: ignore[arg-type]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), low:
+        summed_nats(model, batch)
     return sum(sizes.values())
 
 
