@@ -86,3 +86,37 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny_run: TinyR
     left = [path for path in out.rglob("*") if path.name == "in_progress.json" or path.name.endswith(".partial")]
     assert left == []
     assert not list(out.glob("*/checkpoint"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_asked_to_end_saves_itself_in_seconds_and_goes_on_to_the_same_bytes(
+    tiny_run: TinyRun, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "out"
+    longer = ("--until", "pretrain", "--set", "pretrain.steps=400", "--set", "pretrain.checkpoint.every=1000")
+    straight = chatwright("run", tiny_run.recipe, "--out", tmp_path / "straight", *longer)
+    assert straight.status == 0, straight.errors
+    process = subprocess.Popen(
+        command("run", tiny_run.recipe, "--out", out, *longer),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quiet(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    metrics = out / "pretrain" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 20:
+        assert process.poll() is None, "it ended before it could be asked to"
+        time.sleep(0.01)
+    asked = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 20
+    assert process.returncode == status
+    assert "saved after step" in errors
+    assert "the same command goes on from here" in errors
+    again = chatwright("run", tiny_run.recipe, "--out", out, *longer)
+    assert again.status == 0
+    assert "going on after step" in again.errors
+    weights = [(folder / "pretrain" / "model.safetensors").read_bytes() for folder in (tmp_path / "straight", out)]
+    assert weights[0] == weights[1]

@@ -67,7 +67,7 @@ def run(
         losses or task(trained),
         plan,
         multiplier=multiplier,
-        clip=1.0,
+        optim=OptimConfig(),
         spikes=spikes,
         documents=lambda step: [f"document {step}"],
     )

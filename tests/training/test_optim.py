@@ -17,6 +17,7 @@ from chatwright.training.optim import (
     orthogonalize,
     row_blocks,
     set_lr,
+    set_momentum,
     split_parameters,
 )
 
@@ -178,3 +179,17 @@ def test_clipping_scales_all_gradients_by_their_global_norm() -> None:
     parameters[0].grad, parameters[1].grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
     assert clip_gradients(parameters, 1.0).item() == pytest.approx(7.0)
     torch.testing.assert_close(parameters[0].grad, torch.tensor([2.0, 3.0]) / 7)
+
+
+def test_muon_s_momentum_rises_over_its_warmup() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    config = OptimConfig(momentum_warmup=10)
+    optimizers = build_optimizers(net, config)
+    found = []
+    for step in (0, 5, 10, 50):
+        set_momentum(optimizers, config, step)
+        found += [
+            group["momentum"] for optimizer in optimizers for group in optimizer.param_groups if "momentum" in group
+        ]
+    assert found == pytest.approx([0.85, 0.9, 0.95, 0.95])

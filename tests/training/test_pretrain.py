@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,7 +19,9 @@ from chatwright.model.presets import preset
 from chatwright.stage import read_metrics
 from chatwright.storage import read_json, write_json
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
+from chatwright.tokenizer.shards import TokenShard
 from chatwright.training import pretrain
+from chatwright.training.heldout import bits_per_byte
 from chatwright.training.pretrain import PretrainConfig, model_from_table
 
 from .conftest import MODEL
@@ -129,3 +132,46 @@ def test_shards_of_another_tokenizer_are_refused(inputs: dict[str, Path], tmp_pa
     write_json(tmp_path / "index.json", {**index, "tokenizer": other.hash})
     with pytest.raises(UserError, match="another tokenizer"):
         pretrain.run(PretrainConfig(**QUICK), {**inputs, "shards": tmp_path}, tmp_path / "out")
+
+
+def test_the_batch_ramp_reads_every_row_once(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = PretrainConfig(**{**QUICK, "steps": 8, "batch": 8, "batch_start": 2, "batch_ramp": 0.5})
+    assert config.first_rows() == [0, 2, 5, 10, 16, 24, 32, 40, 48]
+    headline = pretrain.run(config, inputs, tmp_path)
+    tokens = [line["tokens"] for line in read_metrics(tmp_path) if line["step"]]
+    assert tokens == [48 * rows for rows in (2, 3, 5, 6, 8, 8, 8, 8)]
+    assert headline["tokens"] == sum(tokens)
+    with pytest.raises(ValueError, match="go together"):
+        PretrainConfig(**{**QUICK, "batch_start": 2})
+
+
+def test_shards_are_mixed_by_their_weights(inputs: dict[str, Path], tmp_path: Path) -> None:
+    index = inputs["shards"] / "index.json"
+    data = [{"index": index, "weight": 3.0}, {"index": index, "weight": 1.0}]
+    headline = pretrain.run(PretrainConfig(**{**QUICK, "data": data}), inputs, tmp_path)
+    assert headline["bits_per_byte"] < headline["bits_per_byte_start"] / 2
+
+
+def test_samples_are_written_while_it_learns_and_the_best_weights_can_be_kept(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    changes = {"prompts": ["The color of grass is"], "result": "best", "checkpoint": {"every": 20}}
+    config = PretrainConfig(**{**QUICK, **changes, "optim": {"lr": 0.02}})
+    pretrain.run(config, inputs, tmp_path)
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [0, 20, 40, 60]
+    assert "green" in samples[-1]["text"]
+    measured = [line["bits_per_byte"] for line in read_metrics(tmp_path) if "bits_per_byte" in line]
+    model, tokenizer = load_model(tmp_path)
+    heldout = TokenShard.open(inputs["shards"], "heldout").tokens
+    assert bits_per_byte(model, tokenizer, heldout) == pytest.approx(min(measured[1:]), rel=1e-3)
+
+
+def test_tensorboard_shows_the_log(inputs: dict[str, Path], tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pretrain.run(PretrainConfig(**{**QUICK, "steps": 6}), inputs, tmp_path)
+    read = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [
+        (line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in lines
+    ]

@@ -132,7 +132,7 @@ def _plain_work(config: StageConfig) -> Work | None:
 
 def _pretrain(config: PretrainConfig, configs: Configs) -> Work:
     model = model_from_table(config.model, configs.model.vocab_size)  # a variant may have another one
-    tokens = config.steps * config.batch * model.context
+    tokens = config.first_rows()[-1] * model.context
     measured = (config.steps // config.eval_every + 1) * config.eval_tokens
     products = train_flops(model, tokens) + train_flops(model, measured) / 3
     return Work(tokens=tokens, products=products, parameters=parameter_count(model))

@@ -19,7 +19,7 @@ from chatwright.storage import keyed_uniform
 from chatwright.training import world
 from chatwright.training.checkpoint import Checkpoints, restore, training_state
 from chatwright.training.guards import Interrupted, SpikeConfig, Spikes, check_finite, named, stop_at_signals
-from chatwright.training.optim import clip_gradients, set_lr
+from chatwright.training.optim import OptimConfig, clip_gradients, set_lr, set_momentum
 from chatwright.training.parallel import Layout, finish_gradients
 from chatwright.training.runtime import matmul_rate
 
@@ -176,7 +176,7 @@ def gradient_steps(
     plan: Plan,
     *,
     multiplier: Callable[[int], float],
-    clip: float,
+    optim: OptimConfig,
     spikes: SpikeConfig,
     documents: Callable[[int], Sequence[str]],
 ) -> Step:
@@ -189,7 +189,7 @@ def gradient_steps(
 
     def learn(step: int) -> dict[str, float]:
         guard.state.update({k.removeprefix("spike_"): v for k, v in trained.counters.items() if k.startswith("spike_")})
-        sums, norm = gradient(trained, losses(step), clip)
+        sums, norm = gradient(trained, losses(step), optim.clip)
         metrics = sums | {"grad_norm": norm}
         if not (math.isfinite(sums["loss"]) and math.isfinite(norm)):
             forget_gradients(trained)
@@ -201,6 +201,7 @@ def gradient_steps(
         if spikes.skip and "spike" in metrics:
             forget_gradients(trained)
         else:
+            set_momentum(trained.optimizers, optim, step)
             update(trained, multiplier(step))
         return metrics | {"lr": trained.lr}
 

@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from chatwright.model.decoder import Attention, Mlp
 from chatwright.training.parallel import local, part, spread_as, whole
 from chatwright.training.runtime import fast_bfloat16
+from chatwright.training.schedules import warmed_momentum
 
 # Keller Jordan's quintic, https://kellerjordan.github.io/posts/muon/: steep at 0, singular values end in about 0.7..1.2
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -28,6 +29,7 @@ class OptimConfig(BaseModel):
 
     kind: ``muon`` (hidden matrices by Muon, the rest by AdamW) or ``adamw`` (all by AdamW).
     lr: AdamW's learning rate. matrix_lr: Muon's, on AdamW's scale (see `Muon`); None means the same as ``lr``.
+    momentum: Muon's, reached from momentum_start over the first momentum_warmup steps.
     betas, eps, weight_decay, clip: as GPT-3, appendix B; decay is decoupled and spares norms, biases and 1-D gains.
     """
 
@@ -40,6 +42,8 @@ class OptimConfig(BaseModel):
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     momentum: float = Field(default=0.95, ge=0, lt=1)  # Muon's, Keller Jordan
+    momentum_start: float = Field(default=0.85, ge=0, lt=1)  # Keller Jordan, at the start of momentum_warmup
+    momentum_warmup: int = Field(default=0, ge=0)  # steps; Keller Jordan: 300 of a few thousand
     clip: float = Field(default=1.0, gt=0)
 
 
@@ -105,6 +109,15 @@ def set_lr(optimizers: Iterable[Optimizer], multiplier: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * multiplier
+
+
+def set_momentum(optimizers: Iterable[Optimizer], config: OptimConfig, step: int) -> None:
+    """Set Muon's momentum to what it is at ``step``, counted from 0."""
+    momentum = warmed_momentum(step, config.momentum_warmup, config.momentum_start, config.momentum)
+    for optimizer in optimizers:
+        if isinstance(optimizer, Muon):
+            for group in optimizer.param_groups:
+                group["momentum"] = momentum
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from chatwright.errors import UserError
 from chatwright.model.config import ModelConfig, parameter_count
@@ -30,7 +32,7 @@ from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.parallel import Layout, ParallelConfig, lay_out, part
 from chatwright.training.runtime import Precision, prepare, resolve
 from chatwright.training.samples import write_samples
-from chatwright.training.schedules import ScheduleConfig
+from chatwright.training.schedules import ScheduleConfig, grown
 
 
 class WeighedShards(BaseModel):
@@ -46,18 +48,21 @@ class PretrainConfig(StageConfig):
     """What is trained, and for how long.
 
     model: a preset's name and the fields to change, ``{preset = "modern", layers = 4, d_model = 192, ...}``; vocab_size
-    comes from the tokenizer. steps: optimiser steps of ``batch`` rows of the model's context. micro_batch: rows that go
-    through the model at a time; it changes memory and speed, not what is computed. eval_tokens: about so many tokens of
-    the held-out shard, evenly spread, are evaluated before the first step, every ``eval_every`` steps and at the end;
-    then too the model goes on with ``prompts``, into samples.jsonl. data: token shards to learn from, each as often as
-    its weight says, in place of the stage's. result: which weights are left, the last or those of the checkpoint with
-    the fewest bits per byte.
+    comes from the tokenizer. steps: optimiser steps of ``batch`` rows of the model's context; over the first
+    ``batch_ramp`` of them, a share, the batch grows evenly from ``batch_start`` rows (GPT-3, appendix B: from 32k
+    tokens, over the first 4 to 12 billion of 300). micro_batch: rows that go through the model at a time; it changes
+    memory and speed, not what is computed. eval_tokens: about so many tokens of the held-out shard, evenly spread, are
+    evaluated before the first step, every ``eval_every`` steps and at the end; then too the model goes on with
+    ``prompts``, into samples.jsonl. data: token shards to learn from, each as often as its weight says, in place of the
+    stage's. result: which weights are left, the last or those of the checkpoint with the fewest bits per byte.
     """
 
     model: dict[str, Any]
     data: tuple[WeighedShards, ...] = ()
     steps: int = Field(default=1000, gt=0)
     batch: int = Field(default=32, gt=0)
+    batch_start: int | None = Field(default=None, gt=0)
+    batch_ramp: float = Field(default=0.0, ge=0, le=1)
     micro_batch: int = Field(default=32, gt=0)
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -72,6 +77,20 @@ class PretrainConfig(StageConfig):
 
     not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
+    @model_validator(mode="after")
+    def _ramp_has_both_ends(self) -> PretrainConfig:
+        if (self.batch_start is not None) != (self.batch_ramp > 0):
+            raise ValueError("batch_start and batch_ramp go together")
+        if self.batch_start is not None and self.batch_start > self.batch:
+            raise ValueError(f"batch_start ({self.batch_start}) must not exceed batch ({self.batch})")
+        return self
+
+    def first_rows(self) -> list[int]:
+        """Where in the order of rows each step begins, and at last how many rows all steps have."""
+        ramp = math.ceil(self.batch_ramp * self.steps)
+        sizes = [grown(step, ramp, self.batch_start or self.batch, self.batch) for step in range(self.steps)]
+        return [0, *accumulate(sizes)]
+
 
 def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
     """Train a new model on ``shards`` and leave it in ``out`` as a Hugging Face folder."""
@@ -84,9 +103,10 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
     model, trained = new_model(model_config, config.optim, layout, config.seed)
     say(_plan(config, model_config, rows, layout))
     ahead = Ahead(rows, pin=device.type == "cuda")
+    firsts = config.first_rows()
 
     def losses(step: int) -> Iterator[Part]:
-        place = step * config.batch, config.batch
+        place = firsts[step], firsts[step + 1] - firsts[step]
         yield from language_parts(
             model, ahead, *place, micro_batch=config.micro_batch, precision=config.dtype, layout=layout
         )
@@ -117,9 +137,9 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
         losses,
         plan,
         multiplier=lambda step: config.schedule.multiplier(step, config.steps),
-        clip=config.optim.clip,
+        optim=config.optim,
         spikes=config.spikes,
-        documents=lambda step: rows.documents(step * config.batch, config.batch),
+        documents=lambda step: rows.documents(firsts[step], firsts[step + 1] - firsts[step]),
     )
     train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("bits_per_byte"))
     if config.result == "best":
@@ -191,13 +211,14 @@ def open_windows(shard: TokenShard, context: int, seed: int) -> Windows:
 
 def _plan(config: PretrainConfig, model: ModelConfig, rows: Rows, layout: Layout) -> str:
     """Every number that follows from the config, in a line."""
-    tokens = config.steps * config.batch * model.context
-    epochs = f"{config.steps * config.batch / rows.order.n:.2f} epochs, " if isinstance(rows, Windows) else ""
+    tokens = config.first_rows()[-1] * model.context
+    epochs = f"{config.first_rows()[-1] / rows.order.n:.2f} epochs, " if isinstance(rows, Windows) else ""
+    batch = config.batch if config.batch_start is None else f"{config.batch_start} to {config.batch}"
     where = f"{world.size()} processes" if layout.mesh is not None else f"{torch.get_num_threads()} threads"
     return (
         f"  pretrain: {parameter_count(model):,} parameters "
         f"({parameter_count(model, embeddings=False):,} without embeddings), "
-        f"{config.steps:,} steps x {config.batch} rows x {model.context} = {tokens:,} tokens, "
+        f"{config.steps:,} steps x {batch} rows x {model.context} = {tokens:,} tokens, "
         f"{epochs}{train_flops(model, tokens):.3g} FLOPs, {layout.dtype} on {where}"
     )
 
@@ -206,7 +227,7 @@ def _headline(config: PretrainConfig, model: ModelConfig, out: Path) -> Headline
     lines = read_metrics(out)
     measured = [line["bits_per_byte"] for line in lines if "bits_per_byte" in line]
     rates = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
-    tokens = config.steps * config.batch * model.context
+    tokens = config.first_rows()[-1] * model.context
     return {
         "bits_per_byte_start": measured[0],
         "bits_per_byte": measured[-1],

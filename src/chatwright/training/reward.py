@@ -127,7 +127,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         losses,
         plan,
         multiplier=lambda step: config.schedule.multiplier(step, steps),
-        clip=config.optim.clip,
+        optim=config.optim,
         spikes=config.spikes,
         documents=lambda step: [comparisons[number].id for number in numbers(step)],
     )

@@ -39,10 +39,29 @@ def trapezoid(step: int, steps: int, warmup: int, cooldown: int, floor: float = 
     return min(constant_with_warmup(step, warmup), floor + (1.0 - floor) * left)
 
 
+def grown(step: int, ramp: int, start: int, end: int) -> int:
+    """A batch that grows evenly from ``start`` to ``end`` rows over the first ``ramp`` steps (GPT-3, appendix B).
+
+    >>> [grown(step, ramp=4, start=2, end=10) for step in range(6)]
+    [2, 4, 6, 8, 10, 10]
+    """
+    return end if step >= ramp else start + (end - start) * step // ramp
+
+
+def warmed_momentum(step: int, warmup: int, start: float, end: float) -> float:
+    """Muon's momentum, rising evenly from ``start`` over ``warmup`` steps (Keller Jordan: 0.85 to 0.95 over 300).
+
+    >>> [round(warmed_momentum(step, warmup=2, start=0.85, end=0.95), 2) for step in range(4)]
+    [0.85, 0.9, 0.95, 0.95]
+    """
+    return end if step >= warmup else start + (end - start) * step / warmup
+
+
 class ScheduleConfig(BaseModel):
     """Which schedule. ``warmup`` and ``cooldown`` are shares of all steps, so that a longer run keeps its shape.
 
-    floor: the multiplier that the learning rate falls to; by default 0.1 for cosine (GPT-3) and 0 for trapezoid.
+    floor: the multiplier that the learning rate falls to; by default 0.1 for cosine (GPT-3) and 0 for trapezoid. decay:
+    the share of all steps after which cosine has fallen, and stays (GPT-3: 260 of 300 billion tokens).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +70,7 @@ class ScheduleConfig(BaseModel):
     warmup: float = Field(default=0.02, ge=0, le=1)
     cooldown: float = Field(default=0.5, ge=0, le=1)
     floor: float | None = Field(default=None, ge=0, le=1)
+    decay: float = Field(default=1.0, gt=0, le=1)
 
     def multiplier(self, step: int, steps: int) -> float:
         """The learning rate's multiplier at ``step`` (from 0) of ``steps``."""
@@ -58,5 +78,5 @@ class ScheduleConfig(BaseModel):
         if self.kind == "constant":
             return constant_with_warmup(step, warmup)
         if self.kind == "cosine":
-            return cosine(step, steps, warmup, 0.1 if self.floor is None else self.floor)
+            return cosine(step, math.ceil(self.decay * steps), warmup, 0.1 if self.floor is None else self.floor)
         return trapezoid(step, steps, warmup, math.ceil(self.cooldown * steps), self.floor or 0.0)

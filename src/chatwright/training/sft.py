@@ -135,7 +135,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
         losses,
         plan,
         multiplier=lambda step: config.schedule.multiplier(step, steps),
-        clip=config.optim.clip,
+        optim=config.optim,
         spikes=config.spikes,
         documents=lambda step: packed.documents(step * rows, rows),
     )
