@@ -174,7 +174,7 @@ def draw(path: Path, baseline: Sequence[Curve], modern: dict[float, list[Curve]]
             axes.plot(*zip(*((t / 1e6, b) for t, b in curve), strict=True), color=shade, label=label)
     goal = statistics.mean(curve[-1][1] for curve in baseline)
     axes.axhline(goal, color="#888888", linestyle=":", linewidth=1)
-    axes.set(xlabel="training tokens, millions", ylabel="held-out bits per byte", yscale="log")
+    axes.set(xlabel="training tokens, millions", ylabel="held-out bits per byte")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -14,6 +14,7 @@ from chatwright.flow.cluster import DEVICES, GIB, Job, Spread
 from chatwright.flow.forecast import Wanted
 from chatwright.model.config import parameter_count
 from chatwright.model.presets import PRESETS, preset
+from tests.conftest import chatwright
 
 MONTH = 30.44  # days
 
@@ -125,3 +126,14 @@ def test_memory_is_predicted_within_15_percent_of_a_real_run_s(arguments: str) -
     assert answer["mfu_from"] == "measured here"
     assert 0.05 < answer["mfu"] < 1.2
     assert answer["memory_total_gib"] < answer["device"]["memory"] / GIB
+
+
+def test_the_command_says_what_it_found_and_what_was_wrong() -> None:
+    good = chatwright("plan", "gpt3-175b", "--tokens", "300e9", "--device", "a100-80g", "--count", "1024")
+    assert good.status == 0, good.errors
+    for part in ("174.6B parameters", "6 N D is 3.14e+23", "fits", "replicas", "days", "USD"):
+        assert part in good.output
+    for arguments in ((), ("gpt5",), ("gpt2-117m", "--device", "abacus"), ("--flops", "1e20")):
+        bad = chatwright("plan", *arguments)
+        assert bad.status == 2
+        assert bad.errors.startswith("chatwright: ")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -333,3 +335,17 @@ def test_nothing_is_unpickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"model\.safetensors does not exist"):
         load_model(folder)
+
+
+def test_a_full_disk_is_the_system_s_own_error_and_leaves_no_model(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("chatwright.model.folder.save_file", full)
+    model = Decoder(preset("gpt2", vocab_size=300, context=8, layers=1, d_model=8, heads=2))
+    with pytest.raises(OSError, match="No space left on device") as error:
+        save_model(model, tmp_path / "model", tokenizer)
+    assert error.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "model").glob("*.safetensors*"))

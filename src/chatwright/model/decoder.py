@@ -161,11 +161,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
         self.recompute = False  # whether activations are made again in the backward pass instead of kept
+        self._compiled: Callable[..., Tensor] | None = None
 
     def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._forward, x_BTD, rotation, mask_BTS, cache, use_reentrant=False)
-        return self._forward(x_BTD, rotation, mask_BTS, cache)
+        if not torch.is_grad_enabled():
+            return self._forward(x_BTD, rotation, mask_BTS, cache)
+        learn = self._compiled or self._forward
+        if self.recompute:
+            return checkpoint(learn, x_BTD, rotation, mask_BTS, cache, use_reentrant=False)
+        return learn(x_BTD, rotation, mask_BTS, cache)
+
+    def compile_training(self) -> None:
+        """Compile what is done for a backward pass; generation, whose shapes change at every token, stays as it is."""
+        self._compiled = torch.compile(self._forward)
 
     def _forward(
         self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None

@@ -6,10 +6,13 @@ A reward model is its family's ForSequenceClassification with one label, and our
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +98,21 @@ def _save(
     stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     tokenizer.save(folder)
     with whole_file(folder / "model.safetensors") as partial:
-        save_file(stored, partial, metadata={"format": "pt"})
+        with _disk_errors(partial):
+            save_file(stored, partial, metadata={"format": "pt"})
         shutil.copymode(folder / "tokenizer.json", partial)  # safetensors makes it the owner's alone
     write_json(folder / "config.json", fields)
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Raise what safetensors says of a full disk as the system's own error."""
+    try:
+        yield
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.parent)) from None
+        raise
 
 
 def _ends(tokenizer: Tokenizer) -> dict[str, Any]:

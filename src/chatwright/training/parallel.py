@@ -41,7 +41,8 @@ class ParallelConfig(BaseModel):
     replicas: with fsdp, into how many whole copies the processes are divided (hybrid sharding: one a machine, say).
     tensor: how many processes share each matrix product (Megatron); keep them within a machine.
     recompute: forget a block's activations and compute them again in the backward pass: a third more time, far less
-    memory. compile: ``auto`` compiles blocks on a GPU, where it pays; ``on`` also on a CPU.
+    memory. compile: ``auto`` compiles the blocks of pretraining and fine-tuning on a GPU; ``on`` also on a CPU. What
+    cannot be compiled runs as it is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -95,10 +96,11 @@ class Layout:
         if self.mesh is not None:
             cast(FSDPModule, model).set_requires_gradient_sync(wanted)
 
-    def spread(self, model: ModelT) -> ModelT:
+    def spread(self, model: ModelT, *, rows_alike: bool = False) -> ModelT:
         """Put a whole model, equal in every process, onto the device and the mesh, in place; returns it.
 
-        One on the meta device gets memory for this process's part, with nothing in it.
+        One on the meta device gets memory for this process's part, with nothing in it. rows_alike: whether all that it
+        will learn from has one shape, so that compiling pays.
         """
         decoder = model.decoder if isinstance(model, ScoredDecoder) else model
         empty = decoder.embedding.weight.is_meta
@@ -118,9 +120,9 @@ class Layout:
             for name, table in decoder.named_buffers(recurse=False):
                 decoder.register_buffer(name, table.to(self.device), persistent=False)
         _mark(decoder)
-        if self._compiles():
+        if rows_alike and self._compiles():
             for block in decoder.blocks:
-                block.compile()
+                block.compile_training()  # type: ignore[operator]
         return model
 
     def _shard(self, model: nn.Module, decoder: Decoder) -> None:
@@ -155,6 +157,7 @@ class Layout:
             found = shutil.which("g++") is not None or shutil.which("clang++") is not None
         if not found:
             say("  There is no compiler here (Triton on a GPU, g++ on a CPU): blocks are not compiled.")
+        torch._dynamo.config.suppress_errors = True  # a block that cannot be compiled runs as it is
         return found
 
     def whole(self, model: ModelT) -> ModelT:

@@ -156,11 +156,11 @@ def new_model(config: ModelConfig, optim: OptimConfig, layout: Layout, seed: int
     if layout.mesh is None:
         model = Decoder(config)
         init_weights(model, generator)
-        layout.spread(model)
+        layout.spread(model, rows_alike=True)
     else:  # no process ever holds more of it than its own part and one whole parameter
         with torch.device("meta"):
             model = Decoder(config)
-        layout.spread(model)
+        layout.spread(model, rows_alike=True)
         init_weights(model, generator, part)
     return model, Trained({"model": model}, build_optimizers(model, optim), layout)
 

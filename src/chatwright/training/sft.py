@@ -83,7 +83,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     device = prepare()
     layout = lay_out(config.parallel, device, resolve(config.dtype, device))
     model, tokenizer = load_model(inputs["pretrain"])
-    layout.spread(model).train()
+    layout.spread(model, rows_alike=True).train()
     context = model.config.context
     path = config.data or inputs["conversations"] / "demonstrations.jsonl"
     examples, cut = read_examples(path, tokenizer, context)
