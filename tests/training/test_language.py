@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import doctest
+
 import pytest
 import torch
 
 from chatwright.model.decoder import Decoder
 from chatwright.model.presets import preset
+from chatwright.training import language
 from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.language import language_parts, states, summed_nats
 from chatwright.training.loop import accumulate
@@ -57,3 +60,20 @@ def test_micro_batches_change_neither_loss_nor_gradient(
     sums = accumulate(language_parts(model, rows, 0, 4, micro_batch=micro_batch, **settings), alone)
     assert float(sums["loss"]) == pytest.approx(parts[0].loss.item(), rel=1e-5)
     torch.testing.assert_close(model.blocks[0].mlp.up.weight.grad, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_worked_examples_hold() -> None:
+    assert doctest.testmod(language).failed == 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7])
+def test_shares_of_all_processes_are_equally_many_and_cover_the_rows_once(ranks: int) -> None:
+    count, seen = 5, []
+    shapes = set()
+    for rank in range(ranks):
+        each = -(-count // ranks)
+        pieces = language._pieces(range(rank * each, (rank + 1) * each), 100, count, 2)
+        shapes.add(tuple(slots for _, _, slots in pieces))
+        seen += [first + i for first, there, _ in pieces for i in range(there)]
+    assert sorted(seen) == [100, 101, 102, 103, 104]
+    assert len(shapes) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from chatwright.stage import read_metrics
+from chatwright.training import guards
 from chatwright.training.guards import Interrupted, RunStopped, SpikeConfig
 from chatwright.training.loop import (
     SPIKES,
@@ -296,3 +298,7 @@ def test_dropout_is_drawn_from_seed_and_step_alone(tmp_path: Path) -> None:
     run(other, tmp_path / "other", seed=2)
     assert equal(first, second)
     assert not equal(first, other)
+
+
+def test_worked_examples_hold() -> None:
+    assert doctest.testmod(guards).failed == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,20 +21,28 @@ class Batch:
     """B rows of T slots. Each slot has a token, the token it should predict, and whether that prediction counts.
 
     documents_BT: which document each slot belongs to, `PADDING` for none; None where a row is one piece of text.
+    places_N: where in the flattened rows the counted targets are, when that is known (see `located`).
     """
 
     tokens_BT: Tensor
     targets_BT: Tensor
     mask_BT: Tensor
     documents_BT: Tensor | None = None
+    places_N: Tensor | None = None
 
     def rows(self, chosen: slice | Tensor) -> Batch:
         """Some of the rows."""
-        return self._each(lambda x_BT: x_BT[chosen])
+        documents_BT = None if self.documents_BT is None else self.documents_BT[chosen]
+        return Batch(self.tokens_BT[chosen], self.targets_BT[chosen], self.mask_BT[chosen], documents_BT)
+
+    def located(self) -> Batch:
+        """The batch with the places of its counted targets: a GPU that had to find them would be waited for."""
+        return replace(self, places_N=self.mask_BT.flatten().nonzero().squeeze(1))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         documents_BT = None if self.documents_BT is None else change(self.documents_BT)
-        return Batch(change(self.tokens_BT), change(self.targets_BT), change(self.mask_BT), documents_BT)
+        places_N = None if self.places_N is None else change(self.places_N)
+        return Batch(change(self.tokens_BT), change(self.targets_BT), change(self.mask_BT), documents_BT, places_N)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``; a pinned one travels while the device works."""
@@ -236,5 +244,5 @@ class Ahead:
         batch = self.rows.batch(first, max(1, count))
         if count == 0:  # a share beyond the last row: one row that counts for nothing
             batch = Batch(batch.tokens_BT, batch.targets_BT, torch.zeros_like(batch.mask_BT), batch.documents_BT)
-        batch = batch.filled(size)
+        batch = batch.filled(size).located()
         return batch.pinned() if self.pin else batch

@@ -28,7 +28,10 @@ def summed_nats(model: Decoder, batch: Batch) -> Tensor:
     hidden_BTD = states(model, batch)
     # After the states: only then is the weight of a spread model whole.
     weight_VD = model.embedding.weight if model.head is None else model.head.weight
-    return linear_cross_entropy(hidden_BTD[batch.mask_BT], weight_VD, batch.targets_BT[batch.mask_BT])
+    places_N = batch.located().places_N if batch.places_N is None else batch.places_N
+    assert places_N is not None
+    hidden_ND, targets_N = (x.flatten(0, 1).index_select(0, places_N) for x in (hidden_BTD, batch.targets_BT))
+    return linear_cross_entropy(hidden_ND, weight_VD, targets_N)
 
 
 def language_parts(
