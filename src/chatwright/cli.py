@@ -342,8 +342,8 @@ def plan(
     price: Annotated[float | None, typer.Option(min=0.0, help="USD an hour for a device.")] = None,
     memory: Annotated[float | None, typer.Option(min=0.1, help="GiB of a device, where they differ.")] = None,
     flops: Annotated[float, typer.Option(help="Operations in all, in place of a preset and tokens.")] = 0.0,
-    vocab_size: Annotated[int | None, typer.Option(min=1)] = None,
-    context: Annotated[int | None, typer.Option(min=1)] = None,
+    vocab_size: Annotated[int | None, typer.Option(min=1, help="In place of the preset's.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens, in place of the preset's.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a training run needs: operations, memory by kind, layout, time, energy and money.
@@ -360,7 +360,9 @@ def plan(
         answer = forecast.of_flops(flops, device, count, mfu, price)
     else:
         if preset is None:
-            raise UserError("Give a model preset, such as gpt3-175b, or --flops; presets: chatwright plan --help.")
+            from chatwright.model.presets import PRESETS
+
+            raise UserError(f"Give --flops or a model preset: {', '.join(PRESETS)}.")
         wanted = forecast.Wanted(preset, tokens, device, count, batch, micro_batch, optimizer, mfu, price, memory)
         answer = forecast.of_preset(wanted, changes)
     if as_json:

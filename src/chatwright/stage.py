@@ -24,6 +24,8 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from chatwright.storage import digest
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -41,6 +43,14 @@ class StageConfig(BaseModel):
     not_in_key: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = 1
+
+    def counted(self) -> dict[str, Any]:
+        """The fields that change what the stage makes."""
+        return self.model_dump(exclude=set(self.not_in_key))
+
+    def hash(self) -> str:
+        """A hash of those fields, paths by their names."""
+        return digest(self.model_dump(mode="json", exclude=set(self.not_in_key)))
 
 
 @dataclass(frozen=True)

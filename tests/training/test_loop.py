@@ -14,10 +14,10 @@ from torch import nn
 
 from chatwright.stage import read_metrics
 from chatwright.training import guards
+from chatwright.training.config import CheckpointConfig, GradientConfig
 from chatwright.training.guards import Interrupted, RunStopped, SpikeConfig
 from chatwright.training.loop import (
     SPIKES,
-    CheckpointConfig,
     Part,
     Plan,
     Trained,
@@ -29,6 +29,7 @@ from chatwright.training.loop import (
 )
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.parallel import ParallelConfig, lay_out
+from chatwright.training.schedules import ScheduleConfig
 
 Losses = Callable[[int], Iterator[Part]]
 
@@ -59,20 +60,13 @@ def run(
     seed: int = 1,
     every: int = 3,
     spikes: SpikeConfig = SpikeConfig(),  # noqa: B008
-    multiplier: Callable[[int], float] = lambda step: 1.0,
+    schedule: ScheduleConfig = ScheduleConfig(kind="constant", warmup=0.0),  # noqa: B008
     **more: object,
 ) -> Plan:
     out.mkdir(exist_ok=True)
     plan = Plan("test", out, steps, seed, CheckpointConfig(every=every), {"config": "a"})
-    learn = gradient_steps(
-        trained,
-        losses or task(trained),
-        plan,
-        multiplier=multiplier,
-        optim=OptimConfig(),
-        spikes=spikes,
-        documents=lambda step: [f"document {step}"],
-    )
+    config = GradientConfig(schedule=schedule, spikes=spikes)
+    learn = gradient_steps(trained, losses or task(trained), plan, config, lambda step: [f"document {step}"])
     train(trained, learn, plan, **more)
     return plan
 
@@ -280,7 +274,7 @@ def test_measurements_and_the_schedule_are_in_the_log(tmp_path: Path) -> None:
         small(),
         tmp_path,
         steps=4,
-        multiplier=lambda step: (step + 1) / 4,
+        schedule=ScheduleConfig(kind="constant", warmup=1.0),
         measure=lambda done: {"held_out": float(done)} if done % 2 == 0 else {},
     )
     lines = read_metrics(tmp_path)

@@ -27,6 +27,7 @@ class Device:
     """An accelerator. flops: dense bfloat16 a second (float16 for V100). memory: bytes. watts: its power limit.
 
     price: USD an hour, an assumption to be replaced by one's own; base: bytes that are gone before training starts.
+    low: whether it multiplies in 16 bits. plain_attention: whether short rows' attention keeps its probabilities.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Device:
     watts: float
     price: float
     base: float = 1.0 * GIB
+    low: bool = True
     plain_attention: bool = False
 
 
@@ -94,7 +96,6 @@ class Job:
     count: int
     batch: float
     optimizer: Literal["adamw", "muon"] = "adamw"
-    low: bool = True
 
 
 def memory(job: Job, spread: Spread) -> Kinds:
@@ -109,13 +110,13 @@ def memory(job: Job, spread: Spread) -> Kinds:
     outside = total - in_blocks
     states = 8 * total if job.optimizer == "adamw" else 4 * in_blocks + 8 * outside
     a_block = in_blocks / config.layers
-    b = 2 if job.low else 4
+    b = 2 if job.device.low else 4
     gathered = 0.0
     if spread.data > 1:
         gathered = 2 * a_block * b / spread.tensor + 4 * a_block / spread.tensor + 8 * outside
-    elif job.low:
+    elif job.device.low:
         gathered = b * total  # autocast's copies live from a forward pass to the end of its backward pass
-    kept = activations(config, spread.rows, low=job.low, plain_attention=job.device.plain_attention)
+    kept = activations(config, spread.rows, low=job.device.low, plain_attention=job.device.plain_attention)
     block = kept.block - kept.shared * (1 - 1 / spread.tensor)
     blocks = config.layers * kept.entry + block if spread.recompute else config.layers * block
     # Of the loss: a thousand rows of logits, their probabilities or a few of them, and the head's gradient once more in

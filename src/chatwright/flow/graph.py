@@ -35,7 +35,7 @@ def keys(recipe: Recipe) -> dict[str, str]:
     reads = inputs(recipe)
     found: dict[str, str] = {}
     for instance in recipe.instances:
-        config = instance.config.model_dump(exclude=set(instance.config.not_in_key))
+        config = instance.config.counted()
         contents = {place: path_digest(path) for place, path in user_files(instance.config).items()}
         found[instance.name] = digest(
             {

@@ -113,9 +113,13 @@ def hardware() -> dict[str, Any]:
     """The machine: processor, cores, memory in GiB, and the GPU if there is one."""
     import torch  # takes seconds to import, and who only reads manifests does not need it
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": _processor(), "cores": os.cpu_count(), "memory_gib": round(memory, 1), "gpu": gpu}
+    return {"cpu": _processor(), "cores": os.cpu_count(), "memory_gib": round(memory_bytes() / 2**30, 1), "gpu": gpu}
+
+
+def memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _processor() -> str:

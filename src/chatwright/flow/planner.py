@@ -6,9 +6,8 @@ A stage's seconds are ``fixed + products / (rate * efficiency) + sampled * s + p
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,8 @@ from chatwright.flow.manifest import Manifest
 from chatwright.flow.recipe import Recipe
 from chatwright.flow.workload import Work, workloads
 from chatwright.stage import console
+
+SECONDS = 0.2  # of each measurement of the machine
 
 PLAN = "plan.json"
 
@@ -139,22 +140,13 @@ def measure() -> Speed:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # two threads that wait for each other tell more of a busy neighbour than of the machine
     try:
-        one = _rate(lambda: float((rows_ND @ weights_DD)[0, 0]), 2.0 * rows_ND.numel() * len(weights_DD))
+        products = 2.0 * rows_ND.numel() * len(weights_DD)
+        one = runtime.best_rate(lambda: float((rows_ND @ weights_DD)[0, 0]), products, SECONDS)
     finally:
         torch.set_num_threads(threads)
-    products = one * (threads if device.type == "cpu" else 1)
     text = "the quick brown fox jumps over the lazy dog " * 2000
-    return Speed(products, _rate(lambda: Counter(text.split()), 9 * 2000))
-
-
-def _rate(work: Callable[[], object], amount: float, seconds: float = 0.2) -> float:
-    """How much of ``work`` is done in a second, from the best of many rounds."""
-    work()  # the first one warms caches up
-    best, end = 0.0, time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        work()
-        best = max(best, amount / (time.perf_counter() - began))
-    return best
+    words = runtime.best_rate(lambda: Counter(text.split()), 9 * 2000, SECONDS)
+    return Speed(one * (threads if device.type == "cpu" else 1), words)
 
 
 def show(plan: Plan, wanted: Collection[str], done: Collection[str] = ()) -> None:

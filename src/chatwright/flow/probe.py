@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from chatwright.flow.cluster import Device, Job, Spread, memory
-from chatwright.flow.manifest import forget_peak_memory, peak_memory_mib
+from chatwright.flow.manifest import forget_peak_memory, memory_bytes, peak_memory_mib
 from chatwright.model.config import ModelConfig
 from chatwright.model.cost import train_flops
 from chatwright.training.batches import Batch
@@ -48,24 +48,22 @@ def this_machine() -> Device:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return Device("here", rate, properties.total_memory, 0.0, 0.0)
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        total = int(lines.readline().split()[1]) * 1024
     low = resolve("auto", device) != torch.float32
-    return Device("here", rate, total, 0.0, 0.0, base=_held(device) + GROW, plain_attention=low)
+    base = _held(device) + GROW
+    return Device("here", rate, memory_bytes(), 0.0, 0.0, base=base, low=low, plain_attention=low)
 
 
 def probe(config: ModelConfig, rows: int, optimizer: str, seconds: float = SECONDS) -> Probed:
     """Train a model of ``config``, with as many of its layers as fit into half of the memory, for some seconds."""
     machine = this_machine()
     device = prepare()
-    low = resolve("auto", device) != torch.float32
 
     def needed(layers: int) -> float:
-        job = Job(replaced(config, layers), 1.0, machine, 1, 1.0, optimizer, low)  # type: ignore[arg-type]
+        job = Job(config.model_copy(update={"layers": layers}), 1.0, machine, 1, 1.0, optimizer)  # type: ignore[arg-type]
         return sum(memory(job, Spread(1, 1, 1, rows, recompute=False)).values())
 
     layers = next((n for n in range(config.layers, 0, -1) if needed(n) < machine.memory / 2), 1)
-    tried = replaced(config, layers)
+    tried = config.model_copy(update={"layers": layers})
     forget_peak_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -94,15 +92,10 @@ def probe(config: ModelConfig, rows: int, optimizer: str, seconds: float = SECON
     return Probed(machine, layers, rate, needed(layers), peak)
 
 
-def replaced(config: ModelConfig, layers: int) -> ModelConfig:
-    """The config with another number of layers."""
-    return config.model_copy(update={"layers": layers})
-
-
 def _held(device: torch.device) -> float:
     """Bytes that this process has resident now, once the libraries of a training step are loaded."""
     weight = torch.ones(8, 8, device=device, requires_grad=True)
     with autocast("auto", device):
         (weight @ weight).sum().backward()
-    with open("/proc/self/status", encoding="ascii") as lines:
-        return next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmRSS:"))
+    forget_peak_memory()
+    return peak_memory_mib() * 2.0**20

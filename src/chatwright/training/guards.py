@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -72,10 +72,12 @@ class Spikes:
         return False
 
 
-def check_finite(title: str, step: int, loss: float, grad_norm: float, documents: Sequence[str] = ()) -> None:
+def check_finite(
+    title: str, step: int, loss: float, grad_norm: float, documents: Callable[[], Sequence[str]] = tuple
+) -> None:
     """Raise RunStopped when the loss or the gradient is not a number; steps count from 1.
 
-    documents: what the step learned from, for whoever looks for the cause.
+    documents: returns what the step learned from, for whoever looks for the cause.
     """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
@@ -87,7 +89,8 @@ def check_finite(title: str, step: int, loss: float, grad_norm: float, documents
         if step == 1
         else "the learning rate is too high: lower optim.lr and optim.matrix_lr, or lengthen schedule.warmup"
     )
-    learned = f" The step learned from {named(documents)}." if documents else ""
+    names = documents()
+    learned = f" The step learned from {named(names)}." if names else ""
     raise RunStopped(f"{title} stopped at step {step}: {what}. Most likely {cause}.{learned}")
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from chatwright.model.config import ModelConfig
+from chatwright.model.cost import train_flops
 from chatwright.stage import MetricsLog, progress_bar, say
 from chatwright.storage import keyed_uniform
 from chatwright.training import world
 from chatwright.training.checkpoint import Checkpoints, restore, training_state
-from chatwright.training.guards import Interrupted, SpikeConfig, Spikes, check_finite, named, stop_at_signals
-from chatwright.training.optim import OptimConfig, clip_gradients, set_lr, set_momentum
+from chatwright.training.config import CheckpointConfig, GradientConfig, TrainingConfig
+from chatwright.training.guards import Interrupted, Spikes, check_finite, named, stop_at_signals
+from chatwright.training.optim import clip_gradients, set_lr, set_momentum
 from chatwright.training.parallel import Layout, finish_gradients
 from chatwright.training.runtime import matmul_rate
 
@@ -61,15 +62,6 @@ class Trained:
         return max(group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups)
 
 
-class CheckpointConfig(BaseModel):
-    """every: steps between checkpoints. keep: how many of the last are kept, beside the best by what is measured."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    every: int = Field(default=100, gt=0)
-    keep: int = Field(default=2, gt=0)
-
-
 @dataclass(frozen=True)
 class Plan:
     """How long a run is and what goes with it.
@@ -85,6 +77,20 @@ class Plan:
     checkpoint: CheckpointConfig
     identity: Mapping[str, str]
     flops: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        title: str,
+        config: TrainingConfig,
+        out: Path,
+        steps: int,
+        identity: Mapping[str, str],
+        model: ModelConfig | None = None,
+    ) -> Plan:
+        """The plan of a stage: its config is a part of the identity; ``model`` tells the operations a token."""
+        flops = train_flops(model, model.context) / model.context if model else 0.0
+        return cls(title, out, steps, config.seed, config.checkpoint, {"config": config.hash(), **identity}, flops)
 
 
 Step = Callable[[int], dict[str, float]]
@@ -174,35 +180,30 @@ def gradient_steps(
     trained: Trained,
     losses: Callable[[int], Iterable[Part]],
     plan: Plan,
-    *,
-    multiplier: Callable[[int], float],
-    optim: OptimConfig,
-    spikes: SpikeConfig,
+    config: GradientConfig,
     documents: Callable[[int], Sequence[str]],
 ) -> Step:
     """What `train` calls where a step is one gradient: accumulate, look twice, clip, update.
 
-    losses: ``step -> parts``. multiplier: ``step -> factor`` of the learning rates. documents: ``step -> names`` of all
-    that the step learns from; asked for when something is wrong with it. A loss that leaps goes to ``spikes.jsonl``.
+    losses: ``step -> parts``. documents: ``step -> names`` of all that the step learns from; asked for when something
+    is wrong with it. A loss that leaps goes to ``spikes.jsonl``.
     """
-    guard = Spikes(spikes)
+    guard = Spikes(config.spikes)
 
     def learn(step: int) -> dict[str, float]:
         guard.state.update({k.removeprefix("spike_"): v for k, v in trained.counters.items() if k.startswith("spike_")})
-        sums, norm = gradient(trained, losses(step), optim.clip)
+        sums, norm = gradient(trained, losses(step), config.optim.clip)
+        check_finite(plan.title, step + 1, sums["loss"], norm, lambda: documents(step))
         metrics = sums | {"grad_norm": norm}
-        if not (math.isfinite(sums["loss"]) and math.isfinite(norm)):
-            forget_gradients(trained)
-            check_finite(plan.title, step + 1, sums["loss"], norm, documents(step))
         if guard.is_spike(sums["loss"]):
-            _tell_spike(plan, step + 1, metrics, documents(step), skipped=spikes.skip)
+            _tell_spike(plan, step + 1, metrics, documents(step), skipped=config.spikes.skip)
             metrics["spike"] = 1.0
         trained.counters.update({f"spike_{name}": value for name, value in guard.state.items()})
-        if spikes.skip and "spike" in metrics:
+        if config.spikes.skip and "spike" in metrics:
             forget_gradients(trained)
         else:
-            set_momentum(trained.optimizers, optim, step)
-            update(trained, multiplier(step))
+            set_momentum(trained.optimizers, config.optim, step)
+            update(trained, config.schedule.multiplier(step, plan.steps))
         return metrics | {"lr": trained.lr}
 
     return learn

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,22 +17,21 @@ from chatwright.model.cost import train_flops
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import save_model
 from chatwright.model.presets import preset
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, read_metrics, say
+from chatwright.stage import Headline, Inputs, Stage, read_metrics, say
 from chatwright.storage import digest, file_digest
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.shards import TokenShard
 from chatwright.training import world
 from chatwright.training.batches import Ahead, Mixed, Rows, Windows
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.guards import SpikeConfig
+from chatwright.training.config import GradientConfig
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts
-from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, restore_best, train
+from chatwright.training.loop import Part, Plan, Trained, gradient_steps, restore_best, train
 from chatwright.training.optim import OptimConfig, build_optimizers
-from chatwright.training.parallel import Layout, ParallelConfig, lay_out, part
-from chatwright.training.runtime import Precision, prepare, resolve
+from chatwright.training.parallel import Layout, part
 from chatwright.training.samples import write_samples
-from chatwright.training.schedules import ScheduleConfig, grown
+from chatwright.training.schedules import grown
 
 
 class WeighedShards(BaseModel):
@@ -44,7 +43,7 @@ class WeighedShards(BaseModel):
     weight: float = Field(gt=0)
 
 
-class PretrainConfig(StageConfig):
+class PretrainConfig(GradientConfig):
     """What is trained, and for how long.
 
     model: a preset's name and the fields to change, ``{preset = "modern", layers = 4, d_model = 192, ...}``; vocab_size
@@ -64,18 +63,10 @@ class PretrainConfig(StageConfig):
     batch_start: int | None = Field(default=None, gt=0)
     batch_ramp: float = Field(default=0.0, ge=0, le=1)
     micro_batch: int = Field(default=32, gt=0)
-    optim: OptimConfig = OptimConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    dtype: Precision = "auto"
     eval_every: int = Field(default=100, gt=0)
     eval_tokens: int = Field(default=32_768, gt=0)
     prompts: tuple[str, ...] = ()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    spikes: SpikeConfig = SpikeConfig()
     result: Literal["last", "best"] = "last"
-    parallel: ParallelConfig = ParallelConfig()
-
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
     @model_validator(mode="after")
     def _ramp_has_both_ends(self) -> PretrainConfig:
@@ -94,15 +85,14 @@ class PretrainConfig(StageConfig):
 
 def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
     """Train a new model on ``shards`` and leave it in ``out`` as a Hugging Face folder."""
-    device = prepare()
-    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
+    layout = config.layout()
     tokenizer = Tokenizer.load(inputs["tokenizer"])
     model_config = model_from_table(config.model, tokenizer.vocab_size)
     heldout = open_shard(inputs["shards"], "heldout", tokenizer)
     rows = open_rows(config, inputs["shards"], tokenizer, model_config.context)
     model, trained = new_model(model_config, config.optim, layout, config.seed)
     say(_plan(config, model_config, rows, layout))
-    ahead = Ahead(rows, pin=device.type == "cuda")
+    ahead = Ahead(rows, pin=layout.device.type == "cuda")
     firsts = config.first_rows()
 
     def losses(step: int) -> Iterator[Part]:
@@ -119,28 +109,22 @@ def run(config: PretrainConfig, inputs: Inputs, out: Path) -> Headline:
             write_samples(out, done, layout.whole(model), tokenizer, config.prompts)
         return {"bits_per_byte": bits}
 
-    plan = Plan(
-        title="pretrain",
-        out=out,
-        steps=config.steps,
-        seed=config.seed,
-        checkpoint=config.checkpoint,
-        identity={
-            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
+    plan = Plan.of(
+        "pretrain",
+        config,
+        out,
+        config.steps,
+        {
             "tokenizer": tokenizer.hash,
             "corpus": digest([file_digest(index) for index in indices(config, inputs["shards"])]),
         },
-        flops=train_flops(model_config, model_config.context) / model_config.context,
+        model_config,
     )
-    learn = gradient_steps(
-        trained,
-        losses,
-        plan,
-        multiplier=lambda step: config.schedule.multiplier(step, config.steps),
-        optim=config.optim,
-        spikes=config.spikes,
-        documents=lambda step: rows.documents(firsts[step], firsts[step + 1] - firsts[step]),
-    )
+
+    def documents(step: int) -> list[str]:
+        return rows.documents(firsts[step], firsts[step + 1] - firsts[step])
+
+    learn = gradient_steps(trained, losses, plan, config, documents)
     train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("bits_per_byte"))
     if config.result == "best":
         restore_best(trained, plan)

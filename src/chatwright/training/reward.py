@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -15,29 +14,28 @@ from torch import Tensor
 
 from chatwright.errors import UserError
 from chatwright.labelling.simulated import length
-from chatwright.model.cost import train_flops
 from chatwright.model.folder import load_model, save_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Comparison, Conversation, Message, Record
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, say
-from chatwright.storage import digest, file_digest, keyed_uniform, read_jsonl
+from chatwright.stage import Headline, Inputs, Stage, say
+from chatwright.storage import file_digest, keyed_uniform, read_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.guards import SpikeConfig
-from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, train
+from chatwright.training.config import CheckpointConfig, GradientConfig
+from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
 from chatwright.training.objectives import better_pairs, ranking_loss
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
-from chatwright.training.parallel import Layout, ParallelConfig, lay_out
-from chatwright.training.runtime import Precision, autocast, prepare, resolve
+from chatwright.training.parallel import Layout
+from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
 from chatwright.training.sft import example
 
 ROWS = 32  # answers side by side in one forward pass
 
 
-class RewardConfig(StageConfig):
+class RewardConfig(GradientConfig):
     """How the reward model is trained.
 
     batch: prompts in a step, each with all its answers (InstructGPT C.2: 64). micro_batch: answers that go through the
@@ -50,15 +48,10 @@ class RewardConfig(StageConfig):
     micro_batch: int = Field(default=256, gt=0)
     optim: OptimConfig = OptimConfig(lr=5e-4, weight_decay=0.0)
     schedule: ScheduleConfig = ScheduleConfig(kind="cosine")  # InstructGPT C.2: cosine to a tenth
-    dtype: Precision = "auto"
     demonstrations: int = Field(default=512, gt=0)
     eval_every: int = Field(default=20, gt=0)
     eval_prompts: int = Field(default=128, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=20)
-    spikes: SpikeConfig = SpikeConfig()
-    parallel: ParallelConfig = ParallelConfig()
-
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
 
 class Scores(Record):
@@ -78,8 +71,7 @@ class Ranking:
 
 def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     """Train the reward model from the weights of ``sft`` and leave it in ``out`` as a Hugging Face folder."""
-    device = prepare()
-    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
+    layout = config.layout()
     decoder, tokenizer = load_model(inputs["sft"])
     model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed))
     if decoder.head is not None:
@@ -108,29 +100,17 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         scores = score_each(model, answers, config.micro_batch, tokenizer.pad, config.dtype)
         return {"heldout_accuracy": pair_accuracy(scores, labels[: config.eval_prompts])}
 
-    plan = Plan(
-        title="reward",
-        out=out,
-        steps=steps,
-        seed=config.seed,
-        checkpoint=config.checkpoint,
-        identity={
-            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
-            "tokenizer": tokenizer.hash,
-            "set of comparisons": file_digest(inputs["compare"] / "comparisons.jsonl"),
-        },
-        flops=train_flops(decoder.config, decoder.config.context) / decoder.config.context,
-    )
+    identity = {
+        "tokenizer": tokenizer.hash,
+        "set of comparisons": file_digest(inputs["compare"] / "comparisons.jsonl"),
+    }
+    plan = Plan.of("reward", config, out, steps, identity, decoder.config)
     trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
-    learn = gradient_steps(
-        trained,
-        losses,
-        plan,
-        multiplier=lambda step: config.schedule.multiplier(step, steps),
-        optim=config.optim,
-        spikes=config.spikes,
-        documents=lambda step: [comparisons[number].id for number in numbers(step)],
-    )
+
+    def documents(step: int) -> list[str]:
+        return [comparisons[number].id for number in numbers(step)]
+
+    learn = gradient_steps(trained, losses, plan, config, documents)
     train(trained, learn, plan, measure=measure, score=_mistakes)
     demonstrations = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
     raw_mean = center(model, tokenizer, demonstrations, config)

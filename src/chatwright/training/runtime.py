@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -108,12 +109,23 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 2048, seconds: float = 0.3) -> float:
     """Operations a second of a large square matrix product here and now, the best of a few: what utilisation is of."""
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end or best == 0.0:
-        began = time.perf_counter()
-        for _ in range(8 if device.type == "cuda" else 1):
+    times = 8 if device.type == "cuda" else 1
+
+    def work() -> None:
+        for _ in range(times):
             a @ b
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = max(best, 2.0 * size**3 * (8 if device.type == "cuda" else 1) / (time.perf_counter() - began))
+
+    return best_rate(work, 2.0 * size**3 * times, seconds)
+
+
+def best_rate(work: Callable[[], object], amount: float, seconds: float) -> float:
+    """How much of ``amount``, which ``work`` does, is done in a second: the best of many rounds in some seconds."""
+    work()  # the first one warms caches up
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end or best == 0.0:
+        began = time.perf_counter()
+        work()
+        best = max(best, amount / (time.perf_counter() - began))
     return best

@@ -6,35 +6,33 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from chatwright.errors import UserError
-from chatwright.model.cost import train_flops
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
 from chatwright.records import Conversation, Message
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, read_metrics, say
-from chatwright.storage import digest, file_digest, read_jsonl
+from chatwright.stage import Headline, Inputs, Stage, read_metrics, say
+from chatwright.storage import file_digest, read_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render_with_mask
 from chatwright.training import world
 from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.guards import SpikeConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts, summed_nats
-from chatwright.training.loop import CheckpointConfig, Part, Plan, Trained, gradient_steps, restore_best, train
+from chatwright.training.loop import Part, Plan, Trained, gradient_steps, restore_best, train
 from chatwright.training.optim import OptimConfig, build_optimizers
-from chatwright.training.parallel import ParallelConfig, lay_out
 from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.runtime import Precision, autocast, prepare, resolve
+from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
 
 
-class SftConfig(StageConfig):
+class SftConfig(GradientConfig):
     """What is learned from, and for how long.
 
     data: a file of your own conversations in place of the stage's demonstrations. epochs: passes over them; ``steps``
@@ -54,15 +52,10 @@ class SftConfig(StageConfig):
     pretrain_weight: float = Field(default=0.2, ge=0)
     optim: OptimConfig = OptimConfig(lr=1e-3, weight_decay=0.0)
     schedule: ScheduleConfig = ScheduleConfig(kind="cosine")  # InstructGPT C.1: cosine to a tenth
-    dtype: Precision = "auto"
     eval_every: int = Field(default=50, gt=0)
     eval_tokens: int = Field(default=32_768, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=50)
-    spikes: SpikeConfig = SpikeConfig()
     result: Literal["last", "best"] = "last"
-    parallel: ParallelConfig = ParallelConfig()
-
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
     @model_validator(mode="after")
     def _leaves_room_for_conversations(self) -> SftConfig:
@@ -80,8 +73,7 @@ class SftConfig(StageConfig):
 
 def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     """Fine-tune the model of ``pretrain`` and leave it in ``out`` as a Hugging Face folder."""
-    device = prepare()
-    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
+    layout = config.layout()
     model, tokenizer = load_model(inputs["pretrain"])
     layout.spread(model, rows_alike=True).train()
     context = model.config.context
@@ -101,7 +93,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
         f"{steps * rows / len(packed):.2f} epochs"
     )
 
-    talk, prose = (Ahead(rows_, pin=device.type == "cuda") for rows_ in (packed, windows))
+    talk, prose = (Ahead(rows_, pin=layout.device.type == "cuda") for rows_ in (packed, windows))
     settings: dict[str, Any] = {"micro_batch": config.micro_batch, "precision": config.dtype, "layout": layout}
 
     def losses(step: int) -> Iterator[Part]:
@@ -116,29 +108,10 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
         bits = bits_per_byte(model, tokenizer, text, sample=config.eval_tokens, precision=config.dtype)
         return {"heldout_loss": heldout_loss(model, heldout, config.batch, config.dtype), "bits_per_byte": bits}
 
-    plan = Plan(
-        title="sft",
-        out=out,
-        steps=steps,
-        seed=config.seed,
-        checkpoint=config.checkpoint,
-        identity={
-            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
-            "tokenizer": tokenizer.hash,
-            "set of demonstrations": file_digest(path),
-        },
-        flops=train_flops(model.config, context) / context,
-    )
+    identity = {"tokenizer": tokenizer.hash, "set of demonstrations": file_digest(path)}
+    plan = Plan.of("sft", config, out, steps, identity, model.config)
     trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
-    learn = gradient_steps(
-        trained,
-        losses,
-        plan,
-        multiplier=lambda step: config.schedule.multiplier(step, steps),
-        optim=config.optim,
-        spikes=config.spikes,
-        documents=lambda step: packed.documents(step * rows, rows),
-    )
+    learn = gradient_steps(trained, losses, plan, config, lambda step: packed.documents(step * rows, rows))
     train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("heldout_loss"))
     if config.result == "best":
         restore_best(trained, plan)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from chatwright.stage import StageConfig
-from chatwright.training.loop import CheckpointConfig
+from chatwright.training.config import CheckpointConfig, TrainingConfig
 from chatwright.training.optim import OptimConfig
-from chatwright.training.parallel import ParallelConfig
-from chatwright.training.runtime import Precision
 
 
 class AdaptiveKl(BaseModel):
@@ -23,7 +19,7 @@ class AdaptiveKl(BaseModel):
     horizon: int = Field(default=10_000, gt=0)  # episodes, ZIEG
 
 
-class PpoConfig(StageConfig):
+class PpoConfig(TrainingConfig):
     """PPO with the pretraining mix. IGPT = InstructGPT, ZIEG = Ziegler 2019, NDET = Huang 2023; "ours" where none says.
 
     An episode is one answer to one prompt; a step samples ``batch`` of them and learns from them once.
@@ -61,14 +57,10 @@ class PpoConfig(StageConfig):
     warmup: int = Field(default=10, ge=0)  # steps, from a tenth of the learning rate, then constant; IGPT C.4
     ema: float = Field(default=0.992, ge=0, lt=1)  # IGPT C.4, here at each optimiser step; 0: the last weights are kept
 
-    dtype: Precision = "auto"
     checkpoint: CheckpointConfig = CheckpointConfig(every=10)
-    parallel: ParallelConfig = ParallelConfig()
     eval_prompts: int = Field(default=256, gt=0)  # held-out prompts answered before and after
     eval_tokens: int = Field(default=65_536, gt=0)  # of the held-out text, evenly spread, for bits per byte
     samples: int = Field(default=12, ge=0)  # of them, kept for reading
-
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"parallel", "checkpoint"})
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> PpoConfig:

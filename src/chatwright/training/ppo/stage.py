@@ -13,38 +13,35 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, load_reward, save_model
 from chatwright.records import Question
 from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import digest, file_digest, read_jsonl, write_json
+from chatwright.storage import file_digest, read_jsonl, write_json
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.loop import Plan, Step, train
 from chatwright.training.order import Shuffled
-from chatwright.training.parallel import lay_out
 from chatwright.training.ppo import before_after
 from chatwright.training.ppo.config import PpoConfig
 from chatwright.training.ppo.rollout import reward_model_score
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.runtime import prepare, resolve
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
 
 def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
     """Train the policy and compare it with the SFT model on held-out prompts. UserError when the inputs do not fit."""
-    device = prepare()
+    layout = config.layout()
     policy, tokenizer = load_model(inputs["sft"])
     reward_model, reward_tokenizer = load_reward(inputs["reward"])
     if reward_tokenizer.hash != tokenizer.hash:
         raise UserError(
             f"{inputs['reward']} was made with another tokenizer than {inputs['sft']}; run the stage reward again."
         )
-    policy, reward_model = policy.to(device), reward_model.to(device)
+    policy, reward_model = policy.to(layout.device), reward_model.to(layout.device)
     shard = open_shard(inputs["shards"], "train", tokenizer)
     text = open_shard(inputs["shards"], "heldout", tokenizer).tokens
     prompts = read_questions(inputs["conversations"] / "prompts.jsonl")
     heldout = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts]
-    layout = lay_out(config.parallel, device, resolve(config.dtype, device))
     if config.minibatch % layout.ranks:
         raise UserError(
             f"ppo.minibatch ({config.minibatch}) cannot be divided among {layout.ranks} processes; change one of them."
@@ -59,18 +56,9 @@ def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
         tokenizer=tokenizer,
         layout=layout,
     )
-    plan = Plan(
-        title="ppo",
-        out=out,
-        steps=config.steps,
-        seed=config.seed,
-        checkpoint=config.checkpoint,
-        identity={
-            "config": digest(config.model_dump(mode="json", exclude=set(config.not_in_key))),
-            "SFT model": file_digest(inputs["sft"] / "model.safetensors"),
-            "reward model": file_digest(inputs["reward"] / "model.safetensors"),
-        },
-    )
+    models = {"SFT model": inputs["sft"], "reward model": inputs["reward"]}
+    identity = {name: file_digest(folder / "model.safetensors") for name, folder in models.items()}
+    plan = Plan.of("ppo", config, out, config.steps, identity)
     train(trainer.trained, steps_of(trainer, prompts), plan, note=_note)
     result = trainer.result
     world.once(lambda: save_model(result, out, tokenizer))
