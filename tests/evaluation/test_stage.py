@@ -7,7 +7,7 @@ import pytest
 from chatwright.errors import UserError
 from chatwright.evaluation import stage
 from chatwright.evaluation.stage import EvaluateConfig, converse, pick
-from chatwright.inference.engine import Sampling
+from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
 from chatwright.storage import read_json, write_jsonl
 from tests.evaluation.fake_run import READS, finish, make_run, questions

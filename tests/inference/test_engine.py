@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from chatwright.errors import UserError
-from chatwright.inference.engine import Completion, Engine
+from chatwright.inference.engine import Engine
+from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import save_model
@@ -197,7 +198,7 @@ def test_chat_answers_the_rendered_conversation(engine: Engine, tokenizer: Token
 
 def test_ids_that_the_tokenizer_lacks_are_never_chosen(model: Decoder, tokenizer: Tokenizer) -> None:
     class Smaller:
-        vocab_size, stops, pad = 200, tokenizer.stops, 0
+        vocab_size, stops, pad, stream = 200, tokenizer.stops, 0, tokenizer.stream
 
     engine = Engine(model, Smaller())  # type: ignore[arg-type]
     completions = engine.generate([[3]] * 20, [Sampling(max_tokens=30, temperature=5.0, seed=i) for i in range(20)])

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from openai import OpenAI
 
-from chatwright.inference.engine import Completion
+from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
 from chatwright.service.app import create_app
 from chatwright.service.models import LoadedModel

@@ -10,7 +10,8 @@ from pydantic import Field
 from chatwright.errors import UserError
 from chatwright.evaluation import checks
 from chatwright.evaluation.runs import stage_runs
-from chatwright.inference.engine import Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.sampling import Sampling
 from chatwright.labelling.simulated import judge
 from chatwright.model.folder import load_model
 from chatwright.records import Message, Question

@@ -1,8 +1,7 @@
-"""A small engine: left-padded batches over a key-value cache, rows dropped as they finish, text streamed to one reader.
+"""The engine: answers, scores and embeds many texts at once, with continuous batching over a paged, shared cache.
 
 The result of a request depends on its own prompt, settings and seed; its neighbours in a batch can change logits by
-rounding only. Log-probabilities are those of the model at the sampling temperature (greedy: at 1), before top-k and
-top-p. Ids that the tokenizer does not have (a vocabulary rounded up) are never chosen.
+rounding only. Ids that the tokenizer does not have (a vocabulary rounded up) are never chosen.
 """
 
 from __future__ import annotations
@@ -10,70 +9,211 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from chatwright.errors import UserError
+from chatwright.inference import scheduler, speculation
+from chatwright.inference.blocks import BLOCK, BlockPool
+from chatwright.inference.cache import SHORT, PagedCache, block_bytes
+from chatwright.inference.constraint import Constraint
 from chatwright.inference.prompts import fit
-from chatwright.inference.sampling import Sampling, draw, keep_top_k, keep_top_p, scale
-from chatwright.model.decoder import Cache, Decoder
-from chatwright.model.masks import positions_from_valid, valid_mask
+from chatwright.inference.request import Completion, Request
+from chatwright.inference.sampling import Row, Sampling, choose
+from chatwright.inference.scheduler import Scheduler, Work
+from chatwright.inference.text import AnswerText
+from chatwright.inference.weights import Precision, pack, packed
+from chatwright.model.decoder import Decoder
 from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
 
+GIB = 2**30
 _SCORED_TOKENS = 8192  # of a batch of `Engine.logprobs`: bounds the memory of its logits
 
 
 @dataclass(frozen=True)
-class Completion:
-    """An answer: its tokens, the end of turn included when it was reached ("stop"), and the log-probability of each."""
+class Scored:
+    """logprobs: of each token of a continuation, given all before it. greedy: whether each was the likeliest."""
 
-    tokens: list[int]
     logprobs: list[float]
-    finish_reason: Literal["stop", "length"]
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy an engine is. blocks, free: of the cache, BLOCK tokens each. preempted: requests put back so far."""
+
+    running: int
+    waiting: int
+    blocks: int
+    free: int
+    preempted: int
 
 
 class Engine:
-    """Answers prompts with a model. It changes neither the model's weights nor its mode."""
+    """Answers prompts with a model. It changes neither the model's weights nor its mode.
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, batch_size: int = 64) -> None:
-        self.model = model
+    batch_size: the most requests at once. precision: of weights and products; None leaves the model's own, sharing its
+    weights. memory: bytes for keys and values. step_tokens: the most tokens of a step, so how long a prompt may hold up
+    running answers. waiting: the most requests that may wait, None for any number. drafts: the most tokens that are
+    guessed from what was said before and checked together (see `speculation`); 0 for none. prefix_cache: whether what
+    is computed for one text serves others that begin alike.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        batch_size: int = 64,
+        *,
+        precision: Precision | None = None,
+        memory: float = GIB,
+        step_tokens: int = 256,
+        waiting: int | None = None,
+        drafts: int = 0,
+        prefix_cache: bool = True,
+    ) -> None:
+        self.source = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
+        self.precision = precision
+        self.drafts = drafts
+        self.prefix_cache = prefix_cache
+        self.model = model if precision is None else packed(model, precision)
+        self.version = 0
+        config, device = model.config, model.embedding.weight.device
+        dtype = self.model.embedding.weight.dtype
+        per_text = -(-config.context // BLOCK)
+        blocks = max(1, min(batch_size * per_text, int(memory // block_bytes(config, dtype))))
+        with torch.inference_mode():
+            self._cache = PagedCache(config, blocks, dtype, device)
+        self._pool = BlockPool(blocks)
+        self._scheduler = Scheduler(self._pool, batch_size, max(step_tokens, batch_size), waiting)
+        self._requests: dict[scheduler.Sequence, Request] = {}
+
+    # --- one request at a time, for servers ---------------------------------------------------------------------------
+
+    def submit(self, prompt: list[int], sampling: Sampling) -> Request:
+        """Queue a prompt; `step` works on it. ``max_tokens`` is cut to what the context and the cache leave.
+
+        UserError for a prompt that is empty or fills the context, or settings that cannot be obeyed; QueueFull.
+        """
+        self._check(prompt)
+        room = min(self.model.config.context, self._pool.total * BLOCK) - len(prompt)
+        answer = min(sampling.max_tokens, room)
+        request = Request(
+            self._sequence(prompt, answer),
+            sampling,
+            text=AnswerText(self.tokenizer.stream(), sampling.stop),
+            uniforms=sampling.uniforms(answer).tolist() if sampling.temperature else [],
+            constraint=None if sampling.schema is None else Constraint(self.tokenizer, sampling.schema),
+            stops=frozenset(self.tokenizer.stops),
+        )
+        return self._add(request)
+
+    def cancel(self, request: Request) -> None:
+        """Drop a request; its room is free at once. Harmless when it is done."""
+        if request.finish_reason is None:
+            self._end(request, "cancelled")
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return bool(self._requests)
+
+    @property
+    def load(self) -> Load:
+        """How busy it is now."""
+        line = self._scheduler
+        return Load(len(line.running), len(line.waiting), self._pool.total, self._pool.free, line.preempted)
+
+    def step(self) -> list[Request]:
+        """Compute one batch; the requests that got something, or were ended, by it."""
+        ended = [request for request in self._requests.values() if request.overdue]
+        for request in ended:
+            self._end(request, "timeout")
+        self._guess()
+        work = sorted(self._scheduler.step(), key=lambda part: part.count > SHORT)
+        if not work:
+            return ended
+        with _inference(self.model):
+            hidden_ND = self._hidden(work)
+            self._scheduler.done(work)
+            return ended + self._use(work, hidden_ND)
+
+    def refresh(self) -> None:
+        """Answer with the model's weights as they are now, after they were changed; ``version`` grows by one.
+
+        RuntimeError while requests are under way: an answer is of one version.
+        """
+        if self.busy:
+            raise RuntimeError("weights were changed while requests are under way; finish or cancel them first")
+        if self.precision is not None:
+            pack(self.source, self.model, self.precision)
+        self._pool.forget()
+        self.version += 1
+
+    # --- many at once -------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[list[int]], samplings: Sequence[Sampling]) -> list[Completion]:
-        """Answer each prompt, in the order given. ``max_tokens`` is cut to what the context leaves.
-
-        UserError for a prompt that is empty or fills the context.
-        """
+        """Answer each prompt, in the order given; see `submit`."""
         assert len(prompts) == len(samplings)
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))  # less padding
-        completions: dict[int, Completion] = {}
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            batch = _Batch(self.model, self.tokenizer, [prompts[i] for i in rows], [samplings[i] for i in rows])
-            while batch.active:
-                batch.step()
-            completions.update(zip(rows, batch.completions(), strict=True))
-        return [completions[i] for i in range(len(prompts))]
+        for prompt in prompts:
+            self._check(prompt)
+        requests = [self.submit(prompt, sampling) for prompt, sampling in zip(prompts, samplings, strict=True)]
+        self._run(requests)
+        return [request.completion() for request in requests]
 
     def stream(
         self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
     ) -> Generator[str, None, Completion]:
         """Yield the answer in pieces of whole characters; the generator's return value is the completion.
 
-        ``stopped`` is asked before every token. Joined, the pieces are the decoded answer.
+        ``stopped`` is asked before every token. Joined, the pieces are the completion's text.
         """
-        batch = _Batch(self.model, self.tokenizer, [prompt], [sampling])
-        text = self.tokenizer.stream()
-        while batch.active and not stopped():
-            if piece := text.feed(int(batch.step())):
-                yield piece
-        if rest := text.rest():
-            yield rest
-        return batch.completions()[0]
+        request = self.submit(prompt, sampling)
+        assert request.text is not None
+        said = 0
+        try:
+            while request.finish_reason is None and not stopped():
+                self.step()
+                yield from request.text.pieces[said:]
+                said = len(request.text.pieces)
+        finally:
+            self.cancel(request)
+        yield from request.text.pieces[said:]
+        return request.completion()
+
+    def score(self, prompt: list[int], continuations: Sequence[list[int]]) -> list[Scored]:
+        """Log-probabilities of each continuation of a prompt, which is computed once for all of them.
+
+        UserError when one of them does not fit the context; a prompt must not be empty.
+        """
+        requests = []
+        for continuation in continuations:
+            whole = prompt + continuation
+            self._check(prompt, len(whole) - 1)
+            sequence = self._sequence(whole, 0, reusable=len(prompt) - 1)
+            requests.append(Request(sequence, Sampling(), scored_from=len(prompt)))
+        for request in requests:
+            if request.scored_from == len(request.sequence.tokens):
+                request.finish("length")  # nothing to score
+            else:
+                self._add(request)
+        self._run(requests)
+        return [Scored(request.logprobs, request.greedy) for request in requests]
+
+    def embed(self, texts: Sequence[list[int]]) -> Tensor:
+        """The final state after each text, float32 [len(texts), D]. UserError when one is empty or too long."""
+        requests = []
+        for text in texts:
+            self._check(text, len(text) - 1)
+            sequence = self._sequence(text, 0, reusable=len(text) - 1)
+            requests.append(self._add(Request(sequence, Sampling(), pooled=True)))
+        self._run(requests)
+        states = [request.state for request in requests if request.state is not None]
+        return torch.stack(states) if states else torch.empty(0, self.model.config.d_model)
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> str:
         """The answer to a conversation, as text; its oldest turns are dropped if it is too long."""
@@ -82,14 +222,17 @@ class Engine:
     def chat_batch(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> list[str]:
         """`chat` for each conversation, all with the same settings and seed."""
         prompts = [self.prompt(messages, sampling.max_tokens) for messages in conversations]
-        return [self.tokenizer.decode(c.tokens) for c in self.generate(prompts, [sampling] * len(prompts))]
+        return [completion.text for completion in self.generate(prompts, [sampling] * len(prompts))]
 
     def prompt(self, messages: Sequence[Message], max_tokens: int) -> list[int]:
         """The prompt that asks for the next answer; oldest turns that leave it no room are dropped (see `fit`)."""
         return fit(messages, self.tokenizer, self.model.config.context, max_tokens).ids
 
     def logprobs(self, sequences: Sequence[list[int]], temperature: float = 1.0) -> list[Tensor]:
-        """Log-probability of every token but the first given those before it: float32 [len - 1] a sequence."""
+        """Log-probability of every token but the first given those before it: float32 [len - 1] a sequence.
+
+        Computed as in training, without the cache, in batches of like length.
+        """
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]), reverse=True)
         results: dict[int, Tensor] = {}
         while order:
@@ -101,6 +244,8 @@ class Engine:
                 results[i] = row_T[: max(0, len(sequences[i]) - 1)].clone()
         return [results[i] for i in range(len(sequences))]
 
+    # --- inside -------------------------------------------------------------------------------------------------------
+
     def _logprobs(self, sequences: Sequence[list[int]], temperature: float) -> Tensor:
         device = self.model.embedding.weight.device
         tokens_BT = torch.full((len(sequences), max(map(len, sequences))), self.tokenizer.pad, device=device)
@@ -111,132 +256,137 @@ class Engine:
             chosen_BT = logits_BTV.gather(2, tokens_BT[:, 1:, None]).squeeze(2)
             return chosen_BT - logits_BTV.logsumexp(2)
 
+    def _check(self, prompt: list[int], longer: int = 0) -> None:
+        """UserError for a prompt that is empty or leaves no room; ``longer``: what is to be read, if it is more."""
+        context = self.model.config.context
+        if not prompt:
+            raise UserError("The prompt is empty; give it at least one token.")
+        if max(len(prompt), longer) >= context:
+            raise UserError(
+                f"The prompt is {max(len(prompt), longer)} tokens long and the model's context is {context}; "
+                "please shorten it."
+            )
+        if max(len(prompt), longer) >= self._pool.total * BLOCK:
+            raise UserError(
+                f"The prompt is {max(len(prompt), longer)} tokens long and the engine's memory holds "
+                f"{self._pool.total * BLOCK}; shorten it or give the engine more memory."
+            )
 
-class _Batch:
-    """Prompts being answered together. Axes: B all rows, A those still in the cache (``rows_A``), N tokens answered."""
+    def _sequence(self, tokens: list[int], answer: int, reusable: int | None = None) -> scheduler.Sequence:
+        shared = (len(tokens) + answer if reusable is None else reusable) if self.prefix_cache else 0
+        return scheduler.Sequence(list(tokens), limit=len(tokens) + answer, reusable=shared)
 
-    def __init__(
-        self, model: Decoder, tokenizer: Tokenizer, prompts: Sequence[list[int]], samplings: Sequence[Sampling]
-    ) -> None:
-        context = model.config.context
-        for prompt in prompts:
-            if not prompt:
-                raise UserError("The prompt is empty; give it at least one token.")
-            if len(prompt) >= context:
-                raise UserError(
-                    f"The prompt is {len(prompt)} tokens long and the model's context is {context}; please shorten it."
-                )
-        self.model = model
-        self.stops = tokenizer.stops
-        self.stops_S = torch.tensor(sorted(tokenizer.stops))
-        self.vocab_size = tokenizer.vocab_size
-        device = model.embedding.weight.device
-        limits = [min(s.max_tokens, context - len(p)) for p, s in zip(prompts, samplings, strict=True)]
-        longest, most = max(map(len, prompts)), max(limits)
-        B = len(prompts)
+    def _add(self, request: Request) -> Request:
+        request.version = self.version
+        self._scheduler.add(request.sequence)
+        self._requests[request.sequence] = request
+        return request
 
-        self.tokens_BN = torch.zeros(B, most, dtype=torch.long)
-        self.logprobs_BN = torch.zeros(B, most)
-        self.lengths_B = torch.zeros(B, dtype=torch.long)
-        self.steps = 0
+    def _run(self, requests: Sequence[Request]) -> None:
+        """Work until all of these are done; none is left behind when that fails."""
+        try:
+            while any(request.finish_reason is None for request in requests):
+                self.step()
+        finally:
+            for request in requests:
+                self.cancel(request)
 
-        self.rows_A = torch.arange(B)
-        self.done_A = torch.zeros(B, dtype=torch.bool)
-        self.limits_A = torch.tensor(limits)
-        self.temperature_A = torch.tensor([s.temperature for s in samplings], device=device)
-        self.top_k_A = torch.tensor([s.top_k for s in samplings], device=device)
-        self.top_p_A = torch.tensor([s.top_p for s in samplings], device=device, dtype=torch.float64)
-        self.uniforms_AN = torch.zeros(B, most)
-        next_BT = torch.full((B, longest), tokenizer.pad)
-        self.valid_AS = torch.zeros(B, longest + most, dtype=torch.bool)
-        self.valid_AS[:, longest:] = True
-        for row, (prompt, sampling, limit) in enumerate(zip(prompts, samplings, limits, strict=True)):
-            self.uniforms_AN[row, :limit] = sampling.uniforms(limit)
-            next_BT[row, longest - len(prompt) :] = torch.tensor(prompt)
-            self.valid_AS[row, longest - len(prompt) : longest] = True
-        self.padded = min(map(len, prompts)) < longest
-        self.valid_AS, self.uniforms_AN = self.valid_AS.to(device), self.uniforms_AN.to(device)
-        self.positions_AS = positions_from_valid(self.valid_AS).clamp_max(context - 1)  # of rows that are done
-        self.next_AT = next_BT.to(device)
-        with _inference(model):
-            self.cache = Cache(model.config, B, longest + most, model.embedding.weight.dtype, device)
+    def _end(self, request: Request, reason: str) -> None:
+        if request.finish_reason is None:
+            request.finish(reason)  # type: ignore[arg-type]
+        if self._requests.pop(request.sequence, None) is not None:
+            self._scheduler.remove(request.sequence)
 
-    @property
-    def active(self) -> int:
-        """Number of rows that still need tokens."""
-        return int((~self.done_A).sum())
+    def _guess(self) -> None:
+        """Give running answers drafts where few of them share a step, so that checking these costs little."""
+        if not self.drafts or len(self._requests) > speculation.MOST_ANSWERS:
+            return
+        for request in self._requests.values():
+            if request.generates and request.constraint is None and not request.sampling.edits:
+                most = min(self.drafts, SHORT - 1)
+                request.sequence.draft = speculation.lookup(request.sequence.tokens, most)
 
-    def step(self) -> Tensor:
-        """Choose one more token for every row, [A]; rows that are done choose too, and are not heard."""
-        with _inference(self.model):
-            logits_AV = self._next_logits()
-            tokens_A, logprobs_A = self._choose(logits_AV)
-        self.next_AT = tokens_A[:, None]
-        tokens_A, logprobs_A = tokens_A.cpu(), logprobs_A.cpu()
-        self.tokens_BN[self.rows_A, self.steps] = tokens_A
-        self.logprobs_BN[self.rows_A, self.steps] = logprobs_A
-        self.steps += 1
-        self.lengths_B[self.rows_A[~self.done_A]] = self.steps
-        self.done_A |= torch.isin(tokens_A, self.stops_S) | (self.limits_A == self.steps)
-        if 0 < self.active <= 0.75 * len(self.rows_A):  # copying the cache pays only for several rows at once
-            self._drop_done_rows()
-        return tokens_A
+    def _hidden(self, work: Sequence[Work]) -> Tensor:
+        """The final states of all tokens of a step, [N, D]."""
+        tokens: list[int] = []
+        for part in work:
+            known = part.sequence.tokens[part.start : part.start + part.count]
+            tokens += known + part.sequence.draft[: part.count - len(known)]
+        positions_N = self._cache.begin(work)
+        tokens_1N = torch.tensor([tokens], device=positions_N.device)
+        return self.model.hidden(tokens_1N, positions_BT=positions_N[None], cache=self._cache)[0]
 
-    def completions(self) -> list[Completion]:
-        """What was answered so far, by row."""
-        finished = []
-        for tokens_N, logprobs_N, length in zip(
-            self.tokens_BN.tolist(), self.logprobs_BN.tolist(), self.lengths_B.tolist(), strict=True
-        ):
-            tokens = tokens_N[:length]
-            reason: Literal["stop", "length"] = "stop" if tokens and tokens[-1] in self.stops else "length"
-            finished.append(Completion(tokens, logprobs_N[:length], reason))
-        return finished
+    def _use(self, work: Sequence[Work], hidden_ND: Tensor) -> list[Request]:
+        """Choose tokens, score or keep states, as each request wants; returns those that got something."""
+        chosen_from: list[tuple[Request, int]] = []  # and how many rows: one, and one for each draft
+        places: list[int] = []
+        rows: list[Row] = []
+        changed: list[Request] = []
+        first = 0
+        for part in work:
+            request = self._requests[part.sequence]
+            end = part.start + part.count
+            if request.scored_from is not None:
+                self._score(request, part, hidden_ND[first : first + part.count])
+            elif end >= len(part.sequence.tokens) and request.pooled:
+                request.state = hidden_ND[first + part.count - 1].float()
+                request.finish("length")
+            elif end >= len(part.sequence.tokens):
+                count = end - len(part.sequence.tokens) + 1
+                chosen_from.append((request, count))
+                places += range(first + part.count - count, first + part.count)
+                rows += [request.row(ahead) for ahead in range(count)]
+            first += part.count
+            if not request.generates:
+                changed.append(request)
+        if rows:
+            hidden_RD = hidden_ND if len(places) == len(hidden_ND) else hidden_ND[places]
+            logits_RV = self._logits(hidden_RD)
+            choices = iter(choose(logits_RV, rows))
+            for request, count in chosen_from:
+                own = [next(choices) for _ in range(count)]
+                draft = request.sequence.draft[: count - 1]
+                for place, choice in enumerate(own):
+                    request.take(choice)
+                    if request.finish_reason or place == len(draft) or draft[place] != choice.token:
+                        break
+                request.sequence.computed = len(request.sequence.tokens) - 1
+                request.sequence.draft = []
+                changed.append(request)
+        for request in changed:
+            if request.finish_reason is not None:
+                self._end(request, request.finish_reason)
+        return changed
 
-    def _next_logits(self) -> Tensor:
-        start, end = self.cache.length, self.cache.length + self.next_AT.shape[1]
-        mask = None
-        if self.padded:
-            mask = self.valid_AS[:, None, :end] if start else valid_mask(self.valid_AS[:, :end])
-        hidden_ATD = self.model.hidden(
-            self.next_AT, positions_BT=self.positions_AS[:, start:end], mask_BTS=mask, cache=self.cache
-        )
-        return self.model.logits(hidden_ATD[:, -1])[:, : self.vocab_size].float()
+    def _logits(self, hidden_RD: Tensor) -> Tensor:
+        """Float32 logits of the ids that the tokenizer has, [R, V], free to be changed."""
+        logits_RV = self.model.logits(hidden_RD)[:, : self.tokenizer.vocab_size]
+        return logits_RV.float() if logits_RV.dtype != torch.float32 else logits_RV
 
-    def _choose(self, logits_AV: Tensor) -> tuple[Tensor, Tensor]:
-        scaled_AV = scale(logits_AV, self.temperature_A)
-        greedy_A = self.temperature_A == 0
-        if greedy_A.all():
-            tokens_A = scaled_AV.argmax(1)
-        else:
-            kept_AV = keep_top_k(scaled_AV, self.top_k_A) if self.top_k_A.any() else scaled_AV
-            kept_AV = keep_top_p(kept_AV, self.top_p_A) if (self.top_p_A < 1).any() else kept_AV
-            tokens_A = draw(kept_AV, self.uniforms_AN[:, self.steps])
-            if greedy_A.any():
-                tokens_A = torch.where(greedy_A, scaled_AV.argmax(1), tokens_A)
-        chosen_A = scaled_AV.gather(1, tokens_A[:, None]).squeeze(1)
-        return tokens_A, chosen_A - scaled_AV.logsumexp(1)
-
-    def _drop_done_rows(self) -> None:
-        keep_A = (~self.done_A).nonzero().squeeze(1)
-        self.rows_A, self.done_A, self.limits_A = self.rows_A[keep_A], self.done_A[keep_A], self.limits_A[keep_A]
-        keep_A = keep_A.to(self.next_AT.device)
-        self.temperature_A, self.top_k_A = self.temperature_A[keep_A], self.top_k_A[keep_A]
-        self.top_p_A, self.uniforms_AN = self.top_p_A[keep_A], self.uniforms_AN[keep_A]
-        self.valid_AS, self.positions_AS = self.valid_AS[keep_A], self.positions_AS[keep_A]
-        self.next_AT = self.next_AT[keep_A]
-        with _inference(self.model):
-            self.cache.select(keep_A)
+    def _score(self, request: Request, part: Work, hidden_ND: Tensor) -> None:
+        """Log-probabilities of the tokens after those of a part, of what is to be scored."""
+        tokens, scored_from = part.sequence.tokens, request.scored_from
+        assert scored_from is not None
+        first = max(part.start, scored_from - 1)
+        last = min(part.start + part.count, len(tokens) - 1)
+        if first < last:
+            logits_TV = self._logits(hidden_ND[first - part.start : last - part.start])
+            targets_T = torch.tensor(tokens[first + 1 : last + 1], device=logits_TV.device)
+            chosen_T = logits_TV.gather(1, targets_T[:, None]).squeeze(1)
+            request.logprobs += (chosen_T - logits_TV.logsumexp(1)).tolist()
+            request.greedy &= bool((logits_TV.argmax(1) == targets_T).all())
+        if part.start + part.count >= len(tokens) - 1:
+            request.finish("length")
 
 
 @contextmanager
 def _inference(model: Decoder) -> Iterator[None]:
-    """No autograd and no dropout inside; the model's mode is as before outside."""
+    """No autograd, no autocast and no dropout inside; the model's mode is as before outside."""
     training = model.training
     if training:
         model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(model.embedding.weight.device.type, enabled=False):
             yield
     finally:
         if training:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,22 @@ from chatwright.model.norms import RMSNorm, unit_rms
 from chatwright.model.sparse import sparse_attention
 
 
+class KeyValues(Protocol):
+    """Keys and values of tokens seen before, and how new ones attend to them."""
+
+    length: int  # tokens that every row has there, where rows are padded to one length
+
+    def attend(
+        self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, stride: int | None, mask_BTS: Tensor | None
+    ) -> Tensor:
+        """Take in a layer's new keys and values and attend to all that a token may see, [B, H, T, E]."""
+
+    def advance(self, tokens: int) -> None:
+        """Called once all layers have taken in so many tokens."""
+
+
 class Cache:
-    """Keys and values of the tokens seen so far, in buffers allocated once: [B, K, max_len, E] a layer."""
+    """Keys and values of a padded batch, in buffers allocated once: [B, K, max_len, E] a layer."""
 
     def __init__(
         self,
@@ -37,23 +52,21 @@ class Cache:
         self.max_len = max_len
         self.length = 0
 
-    def append(self, layer: int, k_BKTE: Tensor, v_BKTE: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values after the ``length`` tokens there; return all of them, [B, K, S, E]."""
-        end = self.length + k_BKTE.shape[2]
+    def attend(
+        self, layer: int, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, stride: int | None, mask_BTS: Tensor | None
+    ) -> Tensor:
+        """Store the new keys and values after the ``length`` tokens there, and attend to all of them."""
+        T, end = k_BKTE.shape[2], self.length + k_BKTE.shape[2]
         assert end <= self.max_len, f"the cache holds {self.max_len} tokens, not {end}"
         self.keys[layer][:, :, self.length : end] = k_BKTE
         self.values[layer][:, :, self.length : end] = v_BKTE
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        if mask_BTS is None and self.length > 0 and T > 1:
+            mask_BTS = torch.ones(1, T, end, dtype=torch.bool, device=q_BHTE.device).tril(self.length)
+        return attention(q_BHTE, self.keys[layer][:, :, :end], self.values[layer][:, :, :end], stride, mask_BTS)
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only these rows of the batch, in this order."""
-        self.keys = [self._selected(k, rows) for k in self.keys]
-        self.values = [self._selected(v, rows) for v in self.values]
-
-    def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
-        kept = buffer.new_empty(len(rows), *buffer.shape[1:])
-        kept[:, :, : self.length] = buffer[rows, :, : self.length]
-        return kept
+    def advance(self, tokens: int) -> None:
+        """Count tokens that all layers have taken in."""
+        self.length += tokens
 
 
 class Attention(nn.Module):
@@ -74,7 +87,9 @@ class Attention(nn.Module):
         self.q_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: KeyValues | None
+    ) -> Tensor:
         B, T, _ = x_BTD.shape
         qkv_BTNE = self.qkv(x_BTD).view(B, T, self.heads + 2 * self.kv_heads, self.d_head)
         qk_BTNE, v_BTKE = qkv_BTNE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
@@ -87,13 +102,25 @@ class Attention(nn.Module):
         q_BHTE, k_BKTE = qk_BTNE.to(v_BTKE.dtype).transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
         v_BKTE = v_BTKE.transpose(1, 2)
         if cache is not None:
-            k_BKTE, v_BKTE = cache.append(self.layer, k_BKTE, v_BKTE)
-        dropout = self.dropout if self.training else 0.0
-        if self.stride is not None:
-            y_BHTE = sparse_attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
+            y_BHTE = cache.attend(self.layer, q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS)
         else:
-            y_BHTE = dense_attention(q_BHTE, k_BKTE, v_BKTE, mask_BTS, dropout)
+            dropout = self.dropout if self.training else 0.0
+            y_BHTE = attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
         return self.out(y_BHTE.transpose(1, 2).reshape(B, T, -1))
+
+
+def attention(
+    q_BHTE: Tensor,
+    k_BKSE: Tensor,
+    v_BKSE: Tensor,
+    stride: int | None,
+    mask_BTS: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Dense attention, or sparse with a stride; see `dense_attention` and `sparse_attention`."""
+    if stride is not None:
+        return sparse_attention(q_BHTE, k_BKSE, v_BKSE, stride, mask_BTS, dropout)
+    return dense_attention(q_BHTE, k_BKSE, v_BKSE, mask_BTS, dropout)
 
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines of the tokens' angles, each [1 or B, T, 1, E]
@@ -163,7 +190,9 @@ class Block(nn.Module):
         self.recompute = False  # whether activations are made again in the backward pass instead of kept
         self._compiled: Callable[..., Tensor] | None = None
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: KeyValues | None
+    ) -> Tensor:
         if not torch.is_grad_enabled():
             return self._forward(x_BTD, rotation, mask_BTS, cache)
         learn = self._compiled or self._forward
@@ -176,7 +205,7 @@ class Block(nn.Module):
         self._compiled = torch.compile(self._forward)
 
     def _forward(
-        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: Cache | None
+        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: KeyValues | None
     ) -> Tensor:
         if self.post:
             x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, rotation, mask_BTS, cache)))
@@ -223,7 +252,7 @@ class Decoder(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         mask_BTS: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """The states that the head reads, after the final norm where there is one, [B, T, D].
 
@@ -235,8 +264,6 @@ class Decoder(nn.Module):
         if positions_BT is None:
             assert past + T <= self.config.context, f"{past + T} tokens exceed the context of {self.config.context}"
             positions_BT = torch.arange(past, past + T, device=tokens_BT.device)[None]
-        if mask_BTS is None and past > 0 and T > 1:
-            mask_BTS = torch.ones(1, T, past + T, dtype=torch.bool, device=tokens_BT.device).tril(past)
         x_BTD = self.embedding(tokens_BT)
         rotation = None
         if self.positions is not None:
@@ -249,12 +276,12 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x_BTD = block(x_BTD, rotation, mask_BTS, cache)
         if cache is not None:
-            cache.length += T
+            cache.advance(T)
         return self.norm(x_BTD)
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Scores of the next token, [B, T, V] (any leading axes will do)."""
-        return F.linear(hidden_BTD, self.embedding.weight if self.head is None else self.head.weight)
+        return F.linear(hidden_BTD, self.embedding.weight) if self.head is None else self.head(hidden_BTD)
 
     def forward(
         self,
@@ -262,7 +289,7 @@ class Decoder(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         mask_BTS: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Logits of the next token after each token, [B, T, V]; arguments as in `hidden`."""
         return self.logits(self.hidden(tokens_BT, positions_BT=positions_BT, mask_BTS=mask_BTS, cache=cache))

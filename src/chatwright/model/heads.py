@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chatwright.model.decoder import Cache, Decoder
+from chatwright.model.decoder import Decoder, KeyValues
 
 
 class ScoredDecoder(nn.Module):
@@ -35,7 +35,7 @@ class ScoredDecoder(nn.Module):
         *,
         positions_BT: Tensor | None = None,
         mask_BTS: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Scores after each token, [B, T]; arguments as in `Decoder.hidden`."""
         hidden_BTD = self.decoder.hidden(tokens_BT, positions_BT=positions_BT, mask_BTS=mask_BTS, cache=cache)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from chatwright.inference.engine import Completion, Sampling
+from chatwright.inference.request import Completion
+from chatwright.inference.sampling import Sampling
 from chatwright.service.models import LoadedModel
 
 

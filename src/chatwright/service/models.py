@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from chatwright.errors import UserError
-from chatwright.inference.engine import Completion, Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.request import Completion
+from chatwright.inference.sampling import Sampling
 from chatwright.model.folder import load_model
 from chatwright.storage import file_digest
 from chatwright.tokenizer.bpe import Tokenizer

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from chatwright.inference.engine import Sampling
+from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
 from chatwright.service.answers import End
 from chatwright.service.models import LoadedModel

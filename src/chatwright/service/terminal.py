@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from chatwright.errors import UserError
-from chatwright.inference.engine import Sampling
 from chatwright.inference.prompts import fit
+from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
 from chatwright.service.answers import End, answer
 from chatwright.service.models import LoadedModel

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from chatwright.errors import UserError
-from chatwright.inference.engine import Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.sampling import Sampling
 from chatwright.labelling.simulated import agreement, gold_score, rank
 from chatwright.model.folder import load_model
 from chatwright.records import Comparison, Question

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from chatwright.inference.engine import Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world

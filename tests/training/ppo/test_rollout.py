@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from chatwright.inference.engine import Completion, Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.request import Completion
+from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.masks import positions_from_valid, valid_mask

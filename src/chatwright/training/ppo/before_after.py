@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from chatwright.inference.engine import Completion, Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.request import Completion
+from chatwright.inference.sampling import Sampling
 from chatwright.labelling.simulated import gold_score
 from chatwright.model.decoder import Decoder
 from chatwright.records import Question

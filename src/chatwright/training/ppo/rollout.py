@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from chatwright.inference.engine import Completion
+from chatwright.inference.request import Completion
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.masks import positions_from_valid, valid_mask

@@ -20,7 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from chatwright.inference.engine import Completion, Engine, Sampling
+from chatwright.inference.engine import Engine
+from chatwright.inference.request import Completion
+from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Rollout

@@ -1,0 +1,138 @@
+"""Keys and values in blocks, and attention over them for a batch of texts of any lengths, laid end to end.
+
+Axes: N tokens of a step, R rows (queries of their own length of text), J blocks of a row, and those of
+`chatwright.model.decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chatwright.inference import native
+from chatwright.inference.blocks import BLOCK
+from chatwright.inference.scheduler import Work
+from chatwright.model.config import ModelConfig
+from chatwright.model.decoder import attention
+
+SHORT = 8  # tokens of a part up to which each is a row of its own; longer parts are prompts
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A part of a text that is computed together: tokens ``first`` to ``last`` of the step, after ``start`` others."""
+
+    first: int
+    last: int
+    start: int
+    blocks_J: Tensor
+
+
+class PagedCache:
+    """Room for keys and values, [blocks, K, BLOCK, E] a layer, and where the tokens of the present step belong in it.
+
+    `chatwright.model.decoder.Attention` hands it the step's queries, keys and values. Memory of the system is used as
+    blocks are.
+    """
+
+    def __init__(
+        self, config: ModelConfig, blocks: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        shape = (blocks, config.kv_heads, BLOCK, config.d_head)
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.device = torch.device(device)
+        self._heads_K = torch.arange(config.kv_heads, device=device)
+        self._native = native.usable(self.keys[0])
+
+    length = 0  # texts have lengths of their own
+
+    def advance(self, tokens: int) -> None:
+        """Nothing to count: the scheduler does."""
+
+    def begin(self, work: Sequence[Work]) -> Tensor:
+        """Make a step's parts known; their positions, [N]. Long parts must come after all short ones."""
+        tables: list[list[int]] = []
+        lengths: list[int] = []
+        at: list[int] = []
+        positions: list[int] = []
+        self._prompts: list[Prompt] = []
+        for part in work:
+            blocks, first = part.sequence.blocks, len(positions)
+            for position in range(part.start, part.start + part.count):
+                positions.append(position)
+                at.append(blocks[position // BLOCK] * BLOCK + position % BLOCK)
+            if part.count <= SHORT:
+                assert not self._prompts, "short parts come first"
+                tables += [blocks] * part.count
+                lengths += range(part.start + 1, part.start + part.count + 1)
+            else:
+                used = torch.tensor(blocks[: -(-(part.start + part.count) // BLOCK)], device=self.device)
+                self._prompts.append(Prompt(first, len(positions), part.start, used))
+        most = -(-max(lengths, default=0) // BLOCK)
+        padded = [(table[:most] + [table[0]] * (most - len(table))) for table in tables]
+        self._at_N = torch.tensor(at, device=self.device)
+        self._tables_RJ = torch.tensor(padded, dtype=torch.int32, device=self.device).view(len(tables), most)
+        self._lengths_R = torch.tensor(lengths, dtype=torch.int32, device=self.device)
+        return torch.tensor(positions, device=self.device)
+
+    def attend(
+        self, layer: int, q_1HNE: Tensor, k_1KNE: Tensor, v_1KNE: Tensor, stride: int | None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Take in the step's keys and values, and attend with each query to its own text, [1, H, N, E]."""
+        keys, values = self.keys[layer], self.values[layer]
+        parts = []
+        if self._native:
+            parts.append(
+                native.attend(
+                    q_1HNE, k_1KNE, v_1KNE, keys, values, self._at_N, self._tables_RJ, self._lengths_R, stride
+                )
+            )
+        else:
+            block_N, place_N = self._at_N // BLOCK, self._at_N % BLOCK
+            keys[block_N, :, place_N] = k_1KNE[0].transpose(0, 1)
+            values[block_N, :, place_N] = v_1KNE[0].transpose(0, 1)
+            if len(self._lengths_R):
+                parts.append(self._attend_rows(layer, q_1HNE, stride))
+        for prompt in self._prompts:
+            own = slice(prompt.first, prompt.last)
+            k, v = k_1KNE[:, :, own], v_1KNE[:, :, own]
+            mask_1TS = None
+            if prompt.start:
+                end = prompt.start + prompt.last - prompt.first
+                k, v = (self._gather(x, prompt.blocks_J[None])[:, :, :end] for x in (keys, values))
+                mask_1TS = torch.ones(1, prompt.last - prompt.first, end, dtype=torch.bool, device=self.device)
+                mask_1TS = mask_1TS.tril(prompt.start)
+            parts.append(attention(q_1HNE[:, :, own], k, v, stride, mask_1TS))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def copy(self, source: int, target: int) -> None:
+        """Give a block the content of another."""
+        for buffer in (*self.keys, *self.values):
+            buffer[target] = buffer[source]
+
+    def _attend_rows(self, layer: int, q_1HNE: Tensor, stride: int | None) -> Tensor:
+        """What `native.attend` does after storing, in PyTorch: the rows' blocks are copied side by side."""
+        k_RKSE, v_RKSE = (self._gather(x, self._tables_RJ) for x in (self.keys[layer], self.values[layer]))
+        R, K, S, E = k_RKSE.shape
+        distance_RS = self._lengths_R[:, None] - 1 - torch.arange(S, device=self.device)
+        seen_RS = distance_RS >= 0
+        if stride is not None:
+            seen_RS &= (distance_RS <= stride) | (distance_RS % stride == 0)
+        q_RKGE = q_1HNE[0, :, :R].transpose(0, 1).reshape(R, K, -1, E)
+        y_RKGE = F.scaled_dot_product_attention(q_RKGE, k_RKSE, v_RKSE, attn_mask=seen_RS[:, None, None])
+        return y_RKGE.reshape(R, -1, E).transpose(0, 1)[None]
+
+    def _gather(self, buffer: Tensor, blocks_RJ: Tensor) -> Tensor:
+        """The rows' blocks side by side, [R, K, J * BLOCK, E]."""
+        found = buffer[blocks_RJ[:, None].long(), self._heads_K[:, None]]
+        return found.flatten(2, 3)
+
+
+def block_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Memory of a block over all layers."""
+    return 2 * config.layers * config.kv_heads * config.d_head * BLOCK * dtype.itemsize

@@ -1,0 +1,199 @@
+"""A model's weights as inference reads them: in bfloat16, or in 8 or 4 bits, laid out for the kernels that win here.
+
+On a CPU the time of a step goes into reading weights, so bytes decide with few rows and products with many:
+
+- bfloat16: laid out once as oneDNN wants it; PyTorch's own layout costs 1.6 to 1.9 times as much.
+- int8: a scale for each output. The products are oneDNN's, of bytes: activations are written as two digits of 8 bits,
+  rounding them no more than bfloat16 does.
+- int8-dynamic: with one digit, as llama.cpp has it: half the products, and activations rounded to 8 bits in each token.
+- int4: a scale and an offset for each 32 weights, PyTorch's kernel; the head in int8. For one answer at a time.
+
+On a GPU the last three are torchao's.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chatwright.errors import UserError
+from chatwright.inference import native
+from chatwright.model.decoder import Decoder
+
+Precision = Literal["float32", "bfloat16", "int8", "int8-dynamic", "int4"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int8-dynamic", "int4")
+GROUP = 32  # weights with one scale and offset in int4
+
+
+def packed(model: Decoder, precision: Precision) -> Decoder:
+    """A model of its own for inference, with the weights of ``model`` in ``precision``."""
+    if precision not in PRECISIONS:
+        raise UserError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    with torch.no_grad():
+        copy = deepcopy(model).requires_grad_(False).eval()
+        copy = copy.to(torch.float32 if precision == "float32" else torch.bfloat16)
+        if copy.head is None and precision != "float32":  # tied to the embedding, which is looked up and not multiplied
+            copy.head = nn.Linear(model.config.d_model, model.config.vocab_size, bias=False, device="meta")
+    pack(model, copy, precision)
+    return copy
+
+
+@torch.no_grad()
+def pack(model: Decoder, copy: Decoder, precision: Precision) -> None:
+    """Give a `packed` copy the weights that ``model`` has now."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    own = dict(copy.named_parameters())
+    for name, parameter in model.named_parameters():
+        if name in own and own[name].device.type != "meta" and name.rpartition(".")[0] not in linears:
+            own[name].copy_(parameter)
+    head = model.embedding.weight if model.head is None else model.head.weight
+    for name, module in linears.items():
+        if name != "head":
+            _replace(copy, name, _linear(module.weight, module.bias, precision))
+    if copy.head is not None:
+        _replace(copy, "head", _linear(head, None, "int8" if precision == "int4" else precision))
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def _linear(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> nn.Module:
+    if weight_OI.device.type != "cpu":
+        return _on_gpu(weight_OI, bias_O, precision)
+    match precision:
+        case "float32":
+            return Plain(weight_OI.float(), bias_O)
+        case "bfloat16":
+            return (
+                Bfloat16(weight_OI, bias_O)
+                if torch.backends.mkldnn.is_available()
+                else Plain(weight_OI.bfloat16(), bias_O)
+            )
+        case "int8" | "int8-dynamic":
+            return Int8(weight_OI, bias_O, digits=2 if precision == "int8" else 1)
+        case "int4":
+            if weight_OI.shape[1] % GROUP or weight_OI.shape[0] % 16:
+                return Int8(weight_OI, bias_O, digits=2)
+            return Int4(weight_OI, bias_O)
+
+
+class Plain(nn.Module):
+    """As PyTorch has it."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        super().__init__()
+        self.weight = weight_OI.detach().clone()
+        self.bias = None if bias_O is None else bias_O.detach().to(weight_OI.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Bfloat16(nn.Module):
+    """bfloat16 in oneDNN's layout."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().bfloat16().contiguous(), 16)
+        self.bias = None if bias_O is None else bias_O.detach().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+class Int8(nn.Module):
+    """Bytes with a scale for each output; activations in one or two digits of 8 bits."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> None:
+        super().__init__()
+        weight_OI = weight_OI.detach().float()
+        self.scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(1e-12)
+        rounded_OI = (weight_OI / self.scale_O[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded_OI, None)
+        self.zero_O = torch.zeros(len(weight_OI), dtype=torch.int32)
+        self.bias = None if bias_O is None else bias_O.detach().float()
+        self.digits = digits
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_ND = x.flatten(0, -2)
+        bytes_ND, units_N1 = to_bytes(x_ND, self.digits)
+        y_NO = torch.ops.onednn.qlinear_pointwise(
+            bytes_ND, 1.0, 128, self.weight, self.scale_O, self.zero_O, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        if self.digits == 2:
+            first_NO, second_NO = y_NO.chunk(2)
+            y_NO = first_NO.add_(second_NO, alpha=1 / 254)
+        y_NO *= units_N1
+        if self.bias is not None:
+            y_NO += self.bias
+        return y_NO.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+class Int4(nn.Module):
+    """Four bits, with a scale and an offset for each `GROUP` weights of an output."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        super().__init__()
+        groups_OGI = weight_OI.detach().float().unflatten(1, (-1, GROUP))
+        low_OG, high_OG = groups_OGI.amin(2), groups_OGI.amax(2)
+        scale_OG = ((high_OG - low_OG) / 15).clamp_min(1e-9)
+        levels_OGI = ((groups_OGI - low_OG[..., None]) / scale_OG[..., None]).round().clamp(0, 15).int()
+        self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OGI.flatten(1), 1)
+        self.scales_GO2 = torch.stack((scale_OG, low_OG + 8 * scale_OG), dim=-1).transpose(0, 1).contiguous().bfloat16()
+        self.bias = None if bias_O is None else bias_O.detach().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y_NO = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.flatten(0, -2).contiguous(), self.weight, GROUP, self.scales_GO2
+        )
+        if self.bias is not None:
+            y_NO += self.bias
+        return y_NO.view(*x.shape[:-1], -1)
+
+
+def to_bytes(x_ND: Tensor, digits: int) -> tuple[Tensor, Tensor]:
+    """Rows as unsigned bytes around 128, and a unit's worth; see `native.to_bytes`."""
+    if native.usable(x_ND):
+        return native.to_bytes(x_ND, digits)
+    x_ND = x_ND.float()
+    units_N1 = x_ND.abs().amax(1, keepdim=True) / 127
+    values_ND = torch.nan_to_num(x_ND / units_N1, nan=0.0)
+    whole_ND = (values_ND + 128.5).floor()
+    if digits == 1:
+        return whole_ND.to(torch.uint8), units_N1
+    rest_ND = ((values_ND - (whole_ND - 128)) * 254 + 128.5).floor()
+    return torch.cat((whole_ND, rest_ND)).to(torch.uint8), units_N1
+
+
+def _on_gpu(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> nn.Module:
+    """A linear map of another device, quantised by torchao where that is asked for."""
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    if precision in ("float32", "bfloat16"):
+        return Plain(weight_OI.to(dtype), bias_O)
+    linear = nn.Linear(weight_OI.shape[1], weight_OI.shape[0], bias=bias_O is not None, device="meta", dtype=dtype)
+    linear.weight = nn.Parameter(weight_OI.detach().to(dtype), requires_grad=False)
+    if bias_O is not None:
+        linear.bias = nn.Parameter(bias_O.detach().to(dtype), requires_grad=False)
+    try:
+        from torchao.quantization import (
+            Int4WeightOnlyConfig,
+            Int8DynamicActivationInt8WeightConfig,
+            Int8WeightOnlyConfig,
+            quantize_,
+        )
+    except ModuleNotFoundError:
+        raise UserError(f"{precision} on a GPU needs the package torchao; install chatwright[quantise].") from None
+    config = {
+        "int8": Int8WeightOnlyConfig,
+        "int8-dynamic": Int8DynamicActivationInt8WeightConfig,
+        "int4": lambda: Int4WeightOnlyConfig(group_size=GROUP),
+    }[precision]()
+    holder = nn.Sequential(linear)
+    quantize_(holder, config)
+    return holder[0]
