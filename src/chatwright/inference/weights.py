@@ -3,10 +3,10 @@
 On a CPU the time of a step goes into reading weights, so bytes decide with few rows and products with many:
 
 - bfloat16: laid out once as oneDNN wants it; PyTorch's own layout costs 1.6 to 1.9 times as much.
-- int8: a scale for each output. The products are oneDNN's, of bytes: activations are written as two digits of 8 bits,
-  rounding them no more than bfloat16 does.
+- int8: a scale for each output. Products are of bytes: activations are written as two digits of 8 bits, which rounds
+  them less than bfloat16 does.
 - int8-dynamic: with one digit, as llama.cpp has it: half the products, and activations rounded to 8 bits in each token.
-- int4: a scale and an offset for each 32 weights, PyTorch's kernel; the head in int8. For one answer at a time.
+- int4: a scale and an offset for each 32 weights, activations in two digits; the head in int8.
 
 On a GPU the last three are torchao's.
 """
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from chatwright.errors import UserError
 from chatwright.inference import native
+from chatwright.inference.lean import LeanBlock
 from chatwright.model.decoder import Decoder
 
 Precision = Literal["float32", "bfloat16", "int8", "int8-dynamic", "int4"]
@@ -36,6 +37,8 @@ def packed(model: Decoder, precision: Precision) -> Decoder:
     with torch.no_grad():
         copy = deepcopy(model).requires_grad_(False).eval()
         copy = copy.to(torch.float32 if precision == "float32" else torch.bfloat16)
+        copy.make_tables()  # angles stay float32
+        copy.to(model.embedding.weight.device)
         if copy.head is None and precision != "float32":  # tied to the embedding, which is looked up and not multiplied
             copy.head = nn.Linear(model.config.d_model, model.config.vocab_size, bias=False, device="meta")
     pack(model, copy, precision)
@@ -56,6 +59,11 @@ def pack(model: Decoder, copy: Decoder, precision: Precision) -> None:
             _replace(copy, name, _linear(module.weight, module.bias, precision))
     if copy.head is not None:
         _replace(copy, "head", _linear(head, None, "int8" if precision == "int4" else precision))
+    if precision != "float32" and native.usable(copy.embedding.weight):
+        for layer, block in enumerate(copy.blocks):
+            if not isinstance(block, LeanBlock):
+                copy.blocks[layer] = LeanBlock(block)
+            copy.blocks[layer].take_norms(model.blocks[layer])
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -69,21 +77,30 @@ def _linear(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> n
     match precision:
         case "float32":
             return Plain(weight_OI.float(), bias_O)
+        case "bfloat16" if torch.backends.mkldnn.is_available():
+            return Bfloat16(weight_OI, bias_O)
         case "bfloat16":
-            return (
-                Bfloat16(weight_OI, bias_O)
-                if torch.backends.mkldnn.is_available()
-                else Plain(weight_OI.bfloat16(), bias_O)
-            )
-        case "int8" | "int8-dynamic":
-            return Int8(weight_OI, bias_O, digits=2 if precision == "int8" else 1)
-        case "int4":
-            if weight_OI.shape[1] % GROUP or weight_OI.shape[0] % 16:
-                return Int8(weight_OI, bias_O, digits=2)
-            return Int4(weight_OI, bias_O)
+            return Plain(weight_OI.bfloat16(), bias_O)
+        case "int4" if weight_OI.shape[1] % (2 * GROUP) == 0 and weight_OI.shape[0] % 16 == 0:
+            return int4(weight_OI, bias_O)
+        case _:
+            return int8(weight_OI, bias_O, digits=1 if precision == "int8-dynamic" else 2)
 
 
-class Plain(nn.Module):
+class Linear(nn.Module):
+    """A linear map of inference: ``forward(x, residual)`` is x W^T + b, and the residual where there is one."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The product over the last axis."""
+        y = self.product(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+        return y if residual is None else y.add_(residual)
+
+    def product(self, x_ND: Tensor) -> Tensor:
+        """[N, D] to [N, O]."""
+        raise NotImplementedError
+
+
+class Plain(Linear):
     """As PyTorch has it."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
@@ -91,11 +108,11 @@ class Plain(nn.Module):
         self.weight = weight_OI.detach().clone()
         self.bias = None if bias_O is None else bias_O.detach().to(weight_OI.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def product(self, x_ND: Tensor) -> Tensor:
+        return F.linear(x_ND, self.weight, self.bias)
 
 
-class Bfloat16(nn.Module):
+class Bfloat16(Linear):
     """bfloat16 in oneDNN's layout."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
@@ -103,72 +120,101 @@ class Bfloat16(nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().bfloat16().contiguous(), 16)
         self.bias = None if bias_O is None else bias_O.detach().bfloat16()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+    def product(self, x_ND: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x_ND, self.weight, self.bias, "none", [], "")
 
 
-class Int8(nn.Module):
-    """Bytes with a scale for each output; activations in one or two digits of 8 bits."""
+class Native(Linear):
+    """Weights of 8 or 4 bits for our own kernel."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> None:
+    def __init__(
+        self, weights: tuple[Tensor, ...], outputs: int, bits: int, digits: int, bias_O: Tensor | None
+    ) -> None:
         super().__init__()
-        weight_OI = weight_OI.detach().float()
-        self.scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(1e-12)
-        rounded_OI = (weight_OI / self.scale_O[:, None]).round().to(torch.int8)
-        self.weight = torch.ops.onednn.qlinear_prepack(rounded_OI, None)
+        self.weights, self.outputs, self.bits, self.digits = weights, outputs, bits, digits
+        self.bias = None if bias_O is None else bias_O.detach().float()
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The product over the last axis."""
+        x_ND = x.view(-1, x.shape[-1])
+        y_NO = native.linear(x_ND, self.weights, self.outputs, self.bits, self.digits, self.bias, residual)
+        return y_NO.view(*x.shape[:-1], -1)
+
+
+class Int8(Linear):
+    """Bytes for oneDNN's kernel, where our own cannot be used."""
+
+    def __init__(self, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None, digits: int) -> None:
+        super().__init__()
+        self.scale_O = scale_O
+        self.weight = torch.ops.onednn.qlinear_prepack(weight_OI, None)
         self.zero_O = torch.zeros(len(weight_OI), dtype=torch.int32)
         self.bias = None if bias_O is None else bias_O.detach().float()
         self.digits = digits
 
-    def forward(self, x: Tensor) -> Tensor:
-        x_ND = x.flatten(0, -2)
+    def product(self, x_ND: Tensor) -> Tensor:
         bytes_ND, units_N1 = to_bytes(x_ND, self.digits)
         y_NO = torch.ops.onednn.qlinear_pointwise(
             bytes_ND, 1.0, 128, self.weight, self.scale_O, self.zero_O, None, 1.0, 0, torch.float32, "none", [], ""
         )
         if self.digits == 2:
             first_NO, second_NO = y_NO.chunk(2)
-            y_NO = first_NO.add_(second_NO, alpha=1 / 254)
-        y_NO *= units_N1
-        if self.bias is not None:
-            y_NO += self.bias
-        return y_NO.to(x.dtype).view(*x.shape[:-1], -1)
+            y_NO = first_NO + second_NO / 254
+        y_NO = y_NO * units_N1
+        return (y_NO if self.bias is None else y_NO + self.bias).to(x_ND.dtype)
 
 
-class Int4(nn.Module):
-    """Four bits, with a scale and an offset for each `GROUP` weights of an output."""
+class Int4(Linear):
+    """Four bits for PyTorch's kernel, where our own cannot be used."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+    def __init__(self, levels_OI: Tensor, scale_OG: Tensor, low_OG: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
-        groups_OGI = weight_OI.detach().float().unflatten(1, (-1, GROUP))
-        low_OG, high_OG = groups_OGI.amin(2), groups_OGI.amax(2)
-        scale_OG = ((high_OG - low_OG) / 15).clamp_min(1e-9)
-        levels_OGI = ((groups_OGI - low_OG[..., None]) / scale_OG[..., None]).round().clamp(0, 15).int()
-        self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OGI.flatten(1), 1)
+        self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OI.int(), 1)
         self.scales_GO2 = torch.stack((scale_OG, low_OG + 8 * scale_OG), dim=-1).transpose(0, 1).contiguous().bfloat16()
         self.bias = None if bias_O is None else bias_O.detach().bfloat16()
 
-    def forward(self, x: Tensor) -> Tensor:
-        y_NO = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.flatten(0, -2).contiguous(), self.weight, GROUP, self.scales_GO2
-        )
-        if self.bias is not None:
-            y_NO += self.bias
-        return y_NO.view(*x.shape[:-1], -1)
+    def product(self, x_ND: Tensor) -> Tensor:
+        y_NO = torch.ops.aten._weight_int4pack_mm_for_cpu(x_ND.contiguous(), self.weight, GROUP, self.scales_GO2)
+        return y_NO if self.bias is None else y_NO + self.bias
+
+
+def int8(weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> Linear:
+    """A linear map in 8 bits, a scale for each output."""
+    weight_OI = weight_OI.detach().float()
+    scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(1e-12)
+    rounded_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
+    if not native.fast_products(weight_OI.shape[1]):
+        return Int8(rounded_OI, scale_O, bias_O, digits)
+    sums_O = rounded_OI.sum(1, dtype=torch.int32)
+    return Native((rounded_OI, sums_O, scale_O), len(weight_OI), 8, digits, bias_O)
+
+
+def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
+    """A linear map in 4 bits, a scale and an offset for each `GROUP` weights of an output."""
+    groups_OGI = weight_OI.detach().float().unflatten(1, (-1, GROUP))
+    low_OG, high_OG = groups_OGI.amin(2), groups_OGI.amax(2)
+    scale_OG = ((high_OG - low_OG) / 15).clamp_min(1e-9)
+    levels_OGI = ((groups_OGI - low_OG[..., None]) / scale_OG[..., None]).round().clamp(0, 15).to(torch.uint8)
+    if not native.fast_products(weight_OI.shape[1]):
+        return Int4(levels_OGI.flatten(1), scale_OG, low_OG, bias_O)
+    pairs = levels_OGI.unflatten(1, (-1, 2))  # 64 weights lie in 32 bytes, the first 32 in the lower halves
+    packed_OI = (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).flatten(1).contiguous()
+    return Native((packed_OI, scale_OG.contiguous(), low_OG.contiguous()), len(weight_OI), 4, 2, bias_O)
 
 
 def to_bytes(x_ND: Tensor, digits: int) -> tuple[Tensor, Tensor]:
-    """Rows as unsigned bytes around 128, and a unit's worth; see `native.to_bytes`."""
-    if native.usable(x_ND):
-        return native.to_bytes(x_ND, digits)
+    """Rows rounded to bytes around 128, [digits N, D], and what a unit is worth in each row, float32 [N, 1].
+
+    With two digits, rows N to 2 N hold what the first rounding left over, in units 254 times as small.
+    """
     x_ND = x_ND.float()
-    units_N1 = x_ND.abs().amax(1, keepdim=True) / 127
-    values_ND = torch.nan_to_num(x_ND / units_N1, nan=0.0)
-    whole_ND = (values_ND + 128.5).floor()
+    units_N1 = (x_ND.abs().amax(1, keepdim=True) / 127).clamp_min(1e-30)
+    values_ND = x_ND / units_N1
+    whole_ND = values_ND.round()
     if digits == 1:
-        return whole_ND.to(torch.uint8), units_N1
-    rest_ND = ((values_ND - (whole_ND - 128)) * 254 + 128.5).floor()
-    return torch.cat((whole_ND, rest_ND)).to(torch.uint8), units_N1
+        return (whole_ND + 128).to(torch.uint8), units_N1
+    rest_ND = ((values_ND - whole_ND) * 254).round()
+    return (torch.cat((whole_ND, rest_ND)) + 128).to(torch.uint8), units_N1
 
 
 def _on_gpu(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> nn.Module:

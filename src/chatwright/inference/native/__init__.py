@@ -11,8 +11,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,21 +74,75 @@ def attend(
     return y_RHE.transpose(0, 1)[None]
 
 
-def to_bytes(x_ND: Tensor, digits: int) -> tuple[Tensor, Tensor]:
-    """Rows rounded to bytes around 128, [digits N, D], and what a unit is worth in each row, float32 [N, 1].
+def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, *, centred: bool) -> Tensor:
+    """RMSNorm over the last axis, or with ``centred`` LayerNorm; weight and bias are float32."""
+    y, width = torch.empty_like(x), x.shape[-1]
+    kernel = _kernel("norm", x)
+    kernel(x.numel() // width, width, centred, eps, x.data_ptr(), weight_D.data_ptr(), _pointer(bias_D), y.data_ptr())
+    return y
 
-    With two digits, rows N to 2 N hold what the first rounding left over, in units 254 times as small.
+
+def turn(
+    qkv_NX: Tensor,
+    heads: int,
+    width: int,
+    eps: float,
+    weights_HE: Tensor | None,
+    rotation: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Norm and rotate the first ``heads`` heads of each token in place, each where it is given (float32, [N, E])."""
+    cos, sin = rotation or (None, None)
+    kernel = _kernel("turn", qkv_NX)
+    kernel(
+        *(qkv_NX.shape[0], heads, width, qkv_NX.stride(0), eps),
+        *(_pointer(weights_HE), _pointer(cos), _pointer(sin), qkv_NX.data_ptr()),
+    )
+
+
+def activate(x: Tensor, *, gated: bool) -> Tensor:
+    """silu(gate) * up of a tensor that has both side by side, else GELU in its tanh form."""
+    width = x.shape[-1] // (2 if gated else 1)
+    y = x.new_empty(*x.shape[:-1], width)
+    _kernel("activate", x)(x.numel() // x.shape[-1], width, gated, x.data_ptr(), y.data_ptr())
+    return y
+
+
+def linear(
+    x_ND: Tensor,
+    weights: Sequence[Tensor],
+    outputs: int,
+    bits: int,
+    digits: int,
+    bias_O: Tensor | None,
+    residual_NO: Tensor | None,
+) -> Tensor:
+    """Product with weights of 8 or 4 bits, bfloat16 [N, O]; activations in one or two digits of 8 bits.
+
+    weights: for 8 bits, int8 [O, D], their rows' sums, int32, and scales; for 4, levels [O, D / 2] (of 64 in a row the
+    first 32 in the lower halves), scales and offsets, [O, D / 32]. D is a multiple of 64. All else is float32.
     """
     library = _library()
     assert library is not None
     N, D = x_ND.shape
-    if x_ND.stride(1) != 1:
-        x_ND = x_ND.contiguous()
-    bytes_ND = torch.empty(digits * N, D, dtype=torch.uint8)
-    units_N1 = torch.empty(N, 1)
-    kernel = getattr(library, f"round_{_NAMES[x_ND.dtype]}")
-    kernel(N, D, x_ND.stride(0), digits, x_ND.data_ptr(), bytes_ND.data_ptr(), units_N1.data_ptr())
-    return bytes_ND, units_N1
+    y_NO = x_ND.new_empty(N, outputs)
+    pointers = [tensor.data_ptr() for tensor in weights]
+    kernel = library.linear_int8 if bits == 8 else library.linear_int4
+    kernel(N, D, outputs, digits, x_ND.data_ptr(), *pointers, _pointer(bias_O), _pointer(residual_NO), y_NO.data_ptr())
+    return y_NO
+
+
+def fast_products(width: int) -> bool:
+    """Whether `linear` can be used here for inputs of that width."""
+    library = _library()
+    return library is not None and library.fast_products() == 1 and width % 64 == 0
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _kernel(name: str, like: Tensor) -> Any:
+    return getattr(_library(), f"{name}_{_NAMES[like.dtype]}")
 
 
 @lru_cache
@@ -101,12 +157,19 @@ def _library() -> ctypes.CDLL | None:
         library = ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.SubprocessError):
         return None
-    pointers = [ctypes.c_void_p] * 10
-    for name in _NAMES.values():
-        getattr(library, f"attend_{name}").argtypes = pointers
-        getattr(library, f"attend_{name}").restype = None
-        getattr(library, f"round_{name}").argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p] * 3
-        getattr(library, f"round_{name}").restype = None
+    number, pointer, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+    arguments = {
+        "attend": [pointer] * 10,
+        "norm": [number] * 3 + [real] + [pointer] * 4,
+        "turn": [number] * 4 + [real] + [pointer] * 4,
+        "activate": [number] * 3 + [pointer] * 2,
+    }
+    kernels = {f"{name}_{kind}": types for name, types in arguments.items() for kind in _NAMES.values()}
+    if library.fast_products():
+        kernels |= {f"linear_int{bits}": [number] * 4 + [pointer] * 7 for bits in (8, 4)}
+    for name, types in kernels.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
     return library
 
 
@@ -125,7 +188,7 @@ def _compiled(compiler: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             built = Path(scratch) / "kernels.so"
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(built), "-lm", "-nostartfiles"]
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(built), "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=120)
             built.replace(target)
     return target

@@ -1,4 +1,5 @@
-/* Attention of single queries over keys and values in blocks, and rounding to 8 bits, for CPUs.
+/* What inference on a CPU does between and in matrix products: attention of single queries over keys and values in
+   blocks, norms, rotations, activations, and products with weights of 8 and 4 bits.
 
    Compiled on first use (see __init__.py). Numbers are float or bfloat16 in memory and float in between. Built into
    PyTorch's own OpenMP threads. */
@@ -128,34 +129,250 @@ typedef struct {
 ATTENTION(attend_float, float, from_float, to_float)
 ATTENTION(attend_bfloat16, bfloat16, from_bfloat16, to_bfloat16)
 
-/* Rows of numbers as unsigned bytes around 128, and the size of a unit. With two digits the rest of the first rounding
-   goes into `rows` further rows, in units 254 times as small. */
-#define ROUNDING(NAME, T, LOAD)                                                                                      \
-    void NAME(int64_t rows, int64_t width, int64_t row, int64_t digits, const T *x, uint8_t *bytes, float *units) {  \
-        _Pragma("omp parallel for schedule(static) if (rows * width > 65536)")                                       \
-        for (int64_t r = 0; r < rows; r++) {                                                                         \
-            const T *values = x + r * row;                                                                           \
-            uint8_t *first = bytes + r * width, *second = bytes + (rows + r) * width;                                \
-            float most = 0;                                                                                          \
+/* What lies between the matrix products of a block. */
+#define SMALL(T, NAME, LOAD, STORE)                                                                                  \
+    /* y = norm(x) * weight + bias: RMSNorm, or with `centred` LayerNorm. bias may be 0. */                          \
+    void norm_##NAME(int64_t rows, int64_t width, int64_t centred, float eps, const T *x, const float *weight,       \
+                     const float *bias, T *y) {                                                                      \
+        for (int64_t r = 0; r < rows; r++, x += width, y += width) {                                                 \
+            float sum = 0, squares = 0;                                                                              \
+            if (centred)                                                                                             \
+                for (int64_t i = 0; i < width; i++) sum += LOAD(x[i]);                                               \
+            const float mean = sum / width;                                                                          \
             for (int64_t i = 0; i < width; i++) {                                                                    \
-                const float size = fabsf(LOAD(values[i]));                                                           \
-                most = size > most ? size : most;                                                                    \
+                const float d = LOAD(x[i]) - mean;                                                                   \
+                squares += d * d;                                                                                    \
             }                                                                                                        \
-            const float unit = most / 127.0f, inverse = most > 0 ? 127.0f / most : 0;                                \
-            units[r] = unit;                                                                                         \
-            if (digits == 1) {                                                                                       \
+            const float scale = 1.0f / sqrtf(squares / width + eps);                                                 \
+            if (bias)                                                                                                \
                 for (int64_t i = 0; i < width; i++)                                                                  \
-                    first[i] = (uint8_t)(int32_t)(LOAD(values[i]) * inverse + 128.5f);                               \
-            } else {                                                                                                 \
-                for (int64_t i = 0; i < width; i++) {                                                                \
-                    const float value = LOAD(values[i]) * inverse;                                                   \
-                    const int32_t whole = (int32_t)(value + 128.5f);                                                 \
-                    first[i] = (uint8_t)whole;                                                                       \
-                    second[i] = (uint8_t)(int32_t)((value - (float)(whole - 128)) * 254.0f + 128.5f);                \
+                    y[i] = STORE((LOAD(x[i]) - mean) * scale * weight[i] + bias[i]);                                 \
+            else                                                                                                     \
+                for (int64_t i = 0; i < width; i++) y[i] = STORE((LOAD(x[i]) - mean) * scale * weight[i]);           \
+        }                                                                                                            \
+    }                                                                                                                \
+                                                                                                                     \
+    /* Queries and keys of each token, in place: each head normed by its row of weights [heads, E], where there are  \
+       any, then turned by the token's angles [tokens, E], where there are any. */                                   \
+    void turn_##NAME(int64_t tokens, int64_t heads, int64_t E, int64_t row, float eps, const float *weights,         \
+                     const float *cos, const float *sin, T *qk) {                                                    \
+        const int64_t half = E / 2;                                                                                  \
+        float head[E];                                                                                               \
+        for (int64_t n = 0; n < tokens; n++)                                                                         \
+            for (int64_t h = 0; h < heads; h++) {                                                                    \
+                T *x = qk + n * row + h * E;                                                                         \
+                for (int64_t e = 0; e < E; e++) head[e] = LOAD(x[e]);                                                \
+                if (weights) {                                                                                       \
+                    float squares = 0;                                                                               \
+                    for (int64_t e = 0; e < E; e++) squares += head[e] * head[e];                                    \
+                    const float scale = 1.0f / sqrtf(squares / E + eps);                                             \
+                    for (int64_t e = 0; e < E; e++) head[e] *= scale * weights[h * E + e];                           \
                 }                                                                                                    \
+                if (cos)                                                                                             \
+                    for (int64_t e = 0; e < half; e++) {                                                             \
+                        const float *c = cos + n * E, *s = sin + n * E;                                              \
+                        const float a = head[e], b = head[e + half];                                                 \
+                        head[e] = a * c[e] - b * s[e];                                                               \
+                        head[e + half] = b * c[e + half] + a * s[e + half];                                          \
+                    }                                                                                                \
+                for (int64_t e = 0; e < E; e++) x[e] = STORE(head[e]);                                               \
             }                                                                                                        \
+    }                                                                                                                \
+                                                                                                                     \
+    /* y = silu(gate) * up where x holds both side by side, else gelu(x) in its tanh form. */                        \
+    void activate_##NAME(int64_t rows, int64_t width, int64_t gated, const T *x, T *y) {                             \
+        _Pragma("omp parallel for schedule(static) if (rows * width > 32768)")                                       \
+        for (int64_t r = 0; r < rows; r++) {                                                                         \
+            const T *in = x + r * width * (gated ? 2 : 1);                                                           \
+            T *out = y + r * width;                                                                                  \
+            if (gated)                                                                                               \
+                for (int64_t i = 0; i < width; i++) {                                                                \
+                    const float gate = LOAD(in[i]);                                                                  \
+                    out[i] = STORE(gate / (1.0f + expf(-gate)) * LOAD(in[width + i]));                               \
+                }                                                                                                    \
+            else                                                                                                     \
+                for (int64_t i = 0; i < width; i++) {                                                                \
+                    const float v = LOAD(in[i]), u = 0.7978845608028654f * (v + 0.044715f * v * v * v);              \
+                    out[i] = STORE(v / (1.0f + expf(-2.0f * u)));                                                    \
+                }                                                                                                    \
         }                                                                                                            \
     }
 
-ROUNDING(round_float, float, from_float)
-ROUNDING(round_bfloat16, bfloat16, from_bfloat16)
+SMALL(float, float, from_float, to_float)
+SMALL(bfloat16, bfloat16, from_bfloat16, to_bfloat16)
+
+/* Products with weights of 8 or 4 bits. Activations are rounded to signed bytes, a unit for each row; with two digits
+   what the first rounding left over goes into a second row, in units 254 times as small. */
+static void to_bytes(int64_t rows, int64_t width, int64_t digits, const bfloat16 *x, int8_t *bytes, float *units) {
+    for (int64_t r = 0; r < rows; r++) {
+        const bfloat16 *values = x + r * width;
+        int8_t *first = bytes + r * digits * width, *second = first + width;
+        float most = 0;
+        for (int64_t i = 0; i < width; i++) {
+            const float size = fabsf(from_bfloat16(values[i]));
+            most = size > most ? size : most;
+        }
+        const float inverse = most > 0 ? 127.0f / most : 0;
+        units[r] = most / 127.0f;
+        for (int64_t i = 0; i < width; i++) first[i] = (int8_t)(int32_t)rintf(from_bfloat16(values[i]) * inverse);
+        if (digits == 2)
+            for (int64_t i = 0; i < width; i++)
+                second[i] = (int8_t)(int32_t)rintf((from_bfloat16(values[i]) * inverse - (float)first[i]) * 254.0f);
+    }
+}
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define FAST 1
+
+/* Sums of products of 4 outputs' weights (signed) with up to 4 rows of activations (signed, made unsigned by adding
+   128, which `sums` of the weights undoes). width is a multiple of 64. */
+static inline __attribute__((always_inline)) void dots(const int8_t *w, int64_t outputs, const int8_t *x,
+                                                       const int64_t rows, int64_t width, int32_t found[4][4]) {
+    __m512i acc[4][4];
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < 4; o++) acc[r][o] = _mm512_setzero_si512();
+    const int8_t *w0 = w, *w1 = w + (outputs > 1 ? width : 0), *w2 = w + (outputs > 2 ? 2 * width : 0),
+                 *w3 = w + (outputs > 3 ? 3 * width : 0);
+    for (int64_t i = 0; i < width; i += 64) {
+        const __m512i a = _mm512_loadu_si512(w0 + i), b = _mm512_loadu_si512(w1 + i), c = _mm512_loadu_si512(w2 + i),
+                      d = _mm512_loadu_si512(w3 + i);
+        for (int r = 0; r < rows; r++) {
+            const __m512i v = _mm512_xor_si512(_mm512_loadu_si512(x + r * width + i), flip);
+            acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], v, a);
+            acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], v, b);
+            acc[r][2] = _mm512_dpbusd_epi32(acc[r][2], v, c);
+            acc[r][3] = _mm512_dpbusd_epi32(acc[r][3], v, d);
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < 4; o++) found[r][o] = _mm512_reduce_add_epi32(acc[r][o]);
+}
+
+/* The same for weights of 4 bits, of one output: 64 weights lie in 32 bytes, the first 32 in the low halves. A level
+   counts `scales[group]`; what offsets add is left to the caller. */
+static inline __attribute__((always_inline)) void dots4(const uint8_t *w, const float *scales, const int8_t *x,
+                                                        const int64_t rows, int64_t width, float *found) {
+    __m512 acc[4];
+    for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int64_t i = 0; i < width; i += 64) {
+        const __m256i packed = _mm256_loadu_si256((const __m256i *)(w + i / 2));
+        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(packed), _mm256_srli_epi16(packed, 4), 1);
+        const __m512i levels = _mm512_and_si512(both, low);
+        const __m512 scale = _mm512_insertf32x8(_mm512_set1_ps(scales[i / 32]), _mm256_set1_ps(scales[i / 32 + 1]), 1);
+        for (int r = 0; r < rows; r++) {
+            const __m512i v = _mm512_loadu_si512(x + r * width + i);
+            const __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels, v);
+            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[r]);
+        }
+    }
+    for (int r = 0; r < rows; r++) found[r] = _mm512_reduce_add_ps(acc[r]);
+}
+#else
+#define FAST 0
+#endif
+
+int fast_products(void) { return FAST; }
+
+#if FAST
+/* y = x w^T * scale + bias + residual. w: int8 [outputs, width], sums: of its rows, scale: float [outputs]. bias and
+   residual may be 0. digits is 1 or 2. */
+void linear_int8(int64_t rows, int64_t width, int64_t outputs, int64_t digits, const bfloat16 *x, const int8_t *w,
+                 const int32_t *sums, const float *scale, const float *bias, const bfloat16 *residual, bfloat16 *y) {
+    const int64_t lines = rows * digits;
+    int8_t *bytes = aligned_alloc(64, (lines * width + 63) / 64 * 64);
+    float *units = malloc(rows * sizeof(float));
+    const int64_t share = rows > 8 ? 1 : rows;
+    _Pragma("omp parallel")
+    {
+        _Pragma("omp for schedule(static)")
+        for (int64_t r = 0; r < rows; r += share)
+            to_bytes(share, width, digits, x + r * width, bytes + r * digits * width, units + r);
+        _Pragma("omp for schedule(static)")
+        for (int64_t o = 0; o < outputs; o += 4) {
+            const int64_t few = outputs - o < 4 ? outputs - o : 4;
+            int32_t found[4][4];
+            for (int64_t l = 0; l < lines; l += 4) {
+                const int64_t n = lines - l < 4 ? lines - l : 4;
+                const int8_t *from = bytes + l * width;
+                switch (n) {
+                    case 1: dots(w + o * width, few, from, 1, width, found); break;
+                    case 2: dots(w + o * width, few, from, 2, width, found); break;
+                    case 3: dots(w + o * width, few, from, 3, width, found); break;
+                    default: dots(w + o * width, few, from, 4, width, found);
+                }
+                for (int64_t i = 0; i < n; i += digits) {
+                    const int64_t r = (l + i) / digits;
+                    for (int64_t j = 0; j < few; j++) {
+                        float value = (float)(found[i][j] - 128 * sums[o + j]);
+                        if (digits == 2) value += (float)(found[i + 1][j] - 128 * sums[o + j]) * (1.0f / 254.0f);
+                        value *= units[r] * scale[o + j];
+                        if (bias) value += bias[o + j];
+                        if (residual) value += from_bfloat16(residual[r * outputs + o + j]);
+                        y[r * outputs + o + j] = to_bfloat16(value);
+                    }
+                }
+            }
+        }
+    }
+    free(bytes);
+    free(units);
+}
+
+/* The same for weights of 4 bits in groups of 32: levels [outputs, width / 2], scales and offsets float [outputs,
+   width / 32]; a weight is level * scale + offset. */
+void linear_int4(int64_t rows, int64_t width, int64_t outputs, int64_t digits, const bfloat16 *x, const uint8_t *w,
+                 const float *scales, const float *offsets, const float *bias, const bfloat16 *residual, bfloat16 *y) {
+    const int64_t lines = rows * digits, groups = width / 32;
+    int8_t *bytes = aligned_alloc(64, (lines * width + 63) / 64 * 64);
+    float *units = malloc(rows * sizeof(float)), *sums = malloc(lines * groups * sizeof(float));
+    const int64_t share = rows > 8 ? 1 : rows;
+    _Pragma("omp parallel")
+    {
+        _Pragma("omp for schedule(static)")
+        for (int64_t r = 0; r < rows; r += share) {
+            to_bytes(share, width, digits, x + r * width, bytes + r * digits * width, units + r);
+            for (int64_t g = 0; g < share * digits * groups; g++) {
+                const int8_t *group = bytes + r * digits * width + g * 32;
+                int32_t sum = 0;
+                for (int i = 0; i < 32; i++) sum += group[i];
+                sums[r * digits * groups + g] = (float)sum;
+            }
+        }
+        _Pragma("omp for schedule(static)")
+        for (int64_t o = 0; o < outputs; o++) {
+            float found[4];
+            for (int64_t l = 0; l < lines; l += 4) {
+                const int64_t n = lines - l < 4 ? lines - l : 4;
+                const int8_t *from = bytes + l * width;
+                switch (n) {
+                    case 1: dots4(w + o * width / 2, scales + o * groups, from, 1, width, found); break;
+                    case 2: dots4(w + o * width / 2, scales + o * groups, from, 2, width, found); break;
+                    case 3: dots4(w + o * width / 2, scales + o * groups, from, 3, width, found); break;
+                    default: dots4(w + o * width / 2, scales + o * groups, from, 4, width, found);
+                }
+                for (int64_t i = 0; i < n; i++) {
+                    const float *sum = sums + (l + i) * groups, *offset = offsets + o * groups;
+                    float more = 0;
+                    for (int64_t g = 0; g < groups; g++) more += sum[g] * offset[g];
+                    found[i] += more;
+                }
+                for (int64_t i = 0; i < n; i += digits) {
+                    const int64_t r = (l + i) / digits;
+                    float value = found[i];
+                    if (digits == 2) value += found[i + 1] * (1.0f / 254.0f);
+                    value *= units[r];
+                    if (bias) value += bias[o];
+                    if (residual) value += from_bfloat16(residual[r * outputs + o]);
+                    y[r * outputs + o] = to_bfloat16(value);
+                }
+            }
+        }
+    }
+    free(bytes);
+    free(units);
+    free(sums);
+}
+#endif
