@@ -186,7 +186,9 @@ def int8(weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> Linear:
     if not native.fast_products(weight_OI.shape[1]):
         return Int8(rounded_OI, scale_O, bias_O, digits)
     sums_O = rounded_OI.sum(1, dtype=torch.int32)
-    return Native((rounded_OI, sums_O, scale_O), len(weight_OI), 8, digits, bias_O)
+    padded_OI = F.pad(rounded_OI, (0, 0, 0, -len(rounded_OI) % 4))
+    packed = padded_OI.unflatten(1, (-1, 64)).unflatten(0, (-1, 4)).transpose(1, 2).contiguous()
+    return Native((packed, sums_O, scale_O), len(weight_OI), 8, digits, bias_O)
 
 
 def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
