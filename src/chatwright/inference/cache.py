@@ -43,11 +43,13 @@ class PagedCache:
         self, config: ModelConfig, blocks: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         shape = (blocks, config.kv_heads, BLOCK, config.d_head)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self._native = native.usable(torch.empty(0, dtype=dtype, device=device))
+        # Without the kernels what lies behind a text's end is read and weighed with 0, so it must be a number.
+        make = torch.empty if self._native else torch.zeros
+        self.keys = [make(shape, dtype=dtype, device=device) for _ in range(config.layers)]
+        self.values = [make(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.device = torch.device(device)
         self._heads_K = torch.arange(config.kv_heads, device=device)
-        self._native = native.usable(self.keys[0])
 
     length = 0  # texts have lengths of their own
 

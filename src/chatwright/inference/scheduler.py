@@ -106,7 +106,7 @@ class Scheduler:
         while index < len(self.running):  # answers, one token each and what is guessed
             sequence = self.running[index]
             if sequence.computed + 1 == len(sequence.tokens):
-                count = 1 + min(len(sequence.draft), spare, sequence.limit - len(sequence.tokens))
+                count = 1 + min(len(sequence.draft), spare, max(0, sequence.limit - len(sequence.tokens) - 1))
                 if not self._reserve(sequence, sequence.computed + count, preempt=True):
                     continue  # it was itself put back
                 work.append(Work(sequence, sequence.computed, count))
