@@ -57,6 +57,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as pretrain.steps=100."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="bfloat16, int8, int8-dynamic or int4, for speed and memory; as stored when left out."),
+]
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
 
 
@@ -256,6 +260,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.3,
     system: Annotated[str, typer.Option(help="A system message to begin with.")] = "",
     seed: Annotated[int | None, typer.Option(help="The same seed, the same answers.")] = None,
+    precision: PrecisionOption = None,
 ) -> None:
     """Talk with a model in the terminal.
 
@@ -263,7 +268,7 @@ def chat(
     """
     from chatwright.service import models, terminal
 
-    terminal.chat(models.load(path), temperature=temperature, system=system, seed=seed)
+    terminal.chat(models.load(path, precision), temperature=temperature, system=system, seed=seed)
 
 
 @app.command(rich_help_panel=TALK)
@@ -271,6 +276,7 @@ def serve(
     path: Annotated[Path, typer.Argument(help="A run's folder or a model's folder.")] = ATLAS_RUN,
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone when left out.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    precision: PrecisionOption = None,
 ) -> None:
     """Serve a model: a chat page at /, and the OpenAI API at /v1.
 
@@ -279,7 +285,7 @@ def serve(
     from chatwright.service import app as service
     from chatwright.service import models
 
-    model = models.load(path)
+    model = models.load(path, precision)
     print(
         f"{model.name}: the chat page is at http://{host}:{port}/, the API at http://{host}:{port}/v1", file=sys.stderr
     )

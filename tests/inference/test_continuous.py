@@ -1,4 +1,4 @@
-"""The engine under real conditions: many requests that come, share beginnings, are put back and go, each as if alone."""
+"""The engine under real conditions: requests that come, share beginnings, are put back and go, each as if alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from chatwright.errors import UserError
-from chatwright.inference import native
+from chatwright.inference import native, weights
 from chatwright.inference.blocks import BLOCK
 from chatwright.inference.cache import block_bytes
 from chatwright.inference.engine import Engine
@@ -114,8 +114,10 @@ def test_greedy_text_equals_transformers_whatever_goes_on_beside_it(
                 assert request.finish_reason in ("cancelled", "stop")
             if request.finish_reason is not None:
                 done[number] = running.pop(number)
-    assert engine.load.preempted > 0 and any(request.sequence.cached for request in done.values())
-    assert engine.load.free == engine.load.blocks and not engine.busy
+    assert engine.load.preempted > 0
+    assert any(request.sequence.cached for request in done.values())
+    assert engine.load.free == engine.load.blocks
+    assert not engine.busy
     theirs = None
     if not any(model.config.is_sparse(layer) for layer in range(model.config.layers)):  # transformers has none
         save_model(model, tmp_path, tokenizer)
@@ -308,7 +310,8 @@ def test_changed_weights_are_used_at_once_and_never_in_the_middle_of_an_answer(
     for engine, old in zip(engines, before, strict=True):
         engine.refresh()
         new = engine.generate([prompt], [greedy(12)])[0]
-        assert (new.version, new.cached) == (1, 0) and new.tokens != old.tokens
+        assert (new.version, new.cached) == (1, 0)
+        assert new.tokens != old.tokens
         fresh = Engine(tiny, tokenizer, 2, precision=engine.precision)
         assert new.tokens == fresh.generate([prompt], [greedy(12)])[0].tokens
     assert engines[0].model.embedding.weight.data_ptr() == address == tiny.embedding.weight.data_ptr()  # not a copy
@@ -321,7 +324,8 @@ def test_stop_strings_end_the_text_and_never_leak(tiny: Decoder, tokenizer: Toke
     stop = whole[10:14]
     stopped = Sampling(max_tokens=60, seed=4, stop=(stop, "never said"))
     completion = engine.generate([[3, 4]], [stopped])[0]
-    assert completion.text == whole[: whole.index(stop)] and completion.finish_reason == "stop"
+    assert completion.text == whole[: whole.index(stop)]
+    assert completion.finish_reason == "stop"
     pieces = list(engine.stream([3, 4], stopped))
     assert "".join(pieces) == completion.text
 
@@ -333,10 +337,12 @@ def test_a_request_whose_time_is_over_ends_and_frees_its_room(tiny: Decoder, tok
     engine.step()
     time.sleep(0.06)
     assert slow in engine.step()
-    assert slow.finish_reason == "timeout" and slow.answer
+    assert slow.finish_reason == "timeout"
+    assert slow.answer
     while engine.busy:
         engine.step()
-    assert other.finish_reason in ("stop", "length") and engine.load.free == engine.load.blocks
+    assert other.finish_reason in ("stop", "length")
+    assert engine.load.free == engine.load.blocks
 
 
 def test_a_cancelled_request_frees_its_room_within_a_step(tiny: Decoder, tokenizer: Tokenizer) -> None:
@@ -348,7 +354,8 @@ def test_a_cancelled_request_frees_its_room_within_a_step(tiny: Decoder, tokeniz
         engine.submit([3], greedy(3))
     engine.cancel(first)
     engine.step()
-    assert engine.load.running == 1 and second.sequence.computed == 50
+    assert engine.load.running == 1
+    assert second.sequence.computed == 50
     engine.cancel(second)
     engine.cancel(second)  # harmless
     assert engine.load.free == engine.load.blocks
@@ -367,7 +374,9 @@ def test_an_answer_that_follows_a_schema_is_json(tiny: Decoder, tokenizer: Token
     samplings = [Sampling(max_tokens=120, seed=i, schema=schema, temperature=(1.0, 0.0)[i % 2]) for i in range(6)]
     for completion in engine.generate([[65, i + 1] for i in range(6)], samplings):
         answer = json.loads(completion.text)
-        assert set(answer) == {"name", "old"} and isinstance(answer["old"], bool) and len(answer["name"]) <= 8
+        assert set(answer) == {"name", "old"}
+        assert isinstance(answer["old"], bool)
+        assert len(answer["name"]) <= 8
         assert completion.finish_reason == "stop"
     with pytest.raises(UserError, match="schema cannot be followed"):
         engine.submit([1], Sampling(schema={"type": "nonsense"}))
@@ -399,3 +408,15 @@ def test_without_a_compiler_nothing_changes_but_speed(
         assert Engine(tiny, tokenizer).generate([[1, 2, 3]], [greedy(9)])[0].tokens == expected
     finally:
         native._library.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchaos_weights_which_gpus_use_are_near(tiny: Decoder) -> None:
+    """The path of a GPU, taken here on a CPU."""
+    pytest.importorskip("torchao")
+    linear = tiny.blocks[0].mlp.up
+    x = torch.randn(5, linear.in_features, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = linear(x.float())
+    for precision in ("bfloat16", "int8", "int8-dynamic"):
+        found = weights._on_gpu(linear.weight, linear.bias, precision)(x).float()  # type: ignore[arg-type]
+        assert (found - expected).abs().max() < 0.03 * expected.abs().max()

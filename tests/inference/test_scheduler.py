@@ -46,7 +46,8 @@ class Driver:
         assert sum(part.count for part in work) <= self.line.budget
         for part in work:
             made = part.sequence
-            assert part.start == made.computed and part.count >= 1
+            assert part.start == made.computed
+            assert part.count >= 1
             known = made.tokens + made.draft
             assert len(made.blocks) * BLOCK >= part.start + part.count
             # what is before the part must be there, as this sequence has it
@@ -124,7 +125,8 @@ def test_nothing_leaks_and_nobody_starves(events: list, memory: int, rows: int, 
         assert steps < 30_000
     assert len(driver.finished) == added
     assert driver.pool.free == driver.pool.total
-    assert not driver.line._coming and driver.line.step() == []
+    assert not driver.line._coming
+    assert driver.line.step() == []
 
 
 def test_the_first_to_come_is_never_put_back_and_is_the_first_to_begin() -> None:
@@ -169,7 +171,7 @@ def test_requests_with_one_beginning_wait_for_it_and_share_it() -> None:
     other = sequence(20, 5, family=3)
     for made in (*same, other):
         line.add(made)
-    computed = {made: 0 for made in (*same, other)}
+    computed = dict.fromkeys((*same, other), 0)
     for _ in range(3):
         work = line.step()
         for part in work:
@@ -178,8 +180,10 @@ def test_requests_with_one_beginning_wait_for_it_and_share_it() -> None:
         for part in work:
             if part.start + part.count == len(part.sequence.tokens):
                 part.sequence.tokens.append(5)
-    assert computed[same[0]] >= 129 and computed[other] >= 20  # the other was not held up
-    assert computed[same[1]] <= 3 and same[1].cached == same[2].cached == 128
+    assert computed[same[0]] >= 129
+    assert computed[other] >= 20
+    assert computed[same[1]] <= 3
+    assert same[1].cached == same[2].cached == 128
     assert len({made.blocks[0] for made in same}) == 1
 
 
@@ -205,7 +209,8 @@ def test_a_full_queue_and_what_never_fits_are_refused() -> None:
 
 def test_equal_beginnings_have_equal_digests_and_no_others() -> None:
     a, b = list(range(100)), [*range(64), 0, *range(65, 100)]
-    assert digests(a)[:2] == digests(b)[:2] and digests(a)[2] != digests(b)[2]
+    assert digests(a)[:2] == digests(b)[:2]
+    assert digests(a)[2] != digests(b)[2]
     assert digests(a[1:])[0] != digests(a)[0]
     assert len(digests(a)) == 3
     assert digests([2**40] * BLOCK) != digests([2**40 + 1] * BLOCK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import socket
 import threading
@@ -15,6 +14,7 @@ from openai import OpenAI
 
 from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
+from chatwright.inference.text import AnswerText
 from chatwright.service.app import create_app
 from chatwright.service.models import LoadedModel
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
@@ -44,20 +44,24 @@ class ScriptedEngine:
         self.prompts.append(text)
         self.samplings.append(sampling)
         self.finished.clear()
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        said = AnswerText(self.tokenizer.stream(), sampling.stop)
         tokens: list[int] = []
         try:
             for token in [*self.tokenizer.encode(self.script(text)), self.tokenizer.end_of_turn][: sampling.max_tokens]:
-                if stopped():
+                if stopped() or said.stopped:
                     break
                 time.sleep(self.delay)
                 tokens.append(token)
                 self.generated += 1
-                if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
-                    yield piece
+                before = len(said.pieces)
+                said.feed(token)
+                yield from said.pieces[before:]
         finally:
             self.finished.set()
-        ended = tokens[-1:] == [self.tokenizer.end_of_turn]
+        before = len(said.pieces)
+        said.end()
+        yield from said.pieces[before:]
+        ended = said.stopped or tokens[-1:] == [self.tokenizer.end_of_turn]
         return Completion(tokens, [0.0] * len(tokens), "stop" if ended else "length")
 
 

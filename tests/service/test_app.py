@@ -162,7 +162,7 @@ def test_sampling_parameters_reach_the_engine(scripted: ModelOf, client_of: Clie
     client.chat.completions.create(
         model="atlas", messages=QUESTION, temperature=0, top_p=0.5, seed=-3, max_tokens=10**12
     )
-    assert model.engine.samplings == [Sampling(max_tokens=256, temperature=0, top_p=0.5, seed=-3)]
+    assert model.engine.samplings == [Sampling(max_tokens=256, temperature=0, top_p=0.5, seed=-3, logprobs=None)]
     client.chat.completions.create(model="atlas", messages=QUESTION)
     client.chat.completions.create(model="atlas", messages=QUESTION)
     one, other = model.engine.samplings[1:]
@@ -170,12 +170,32 @@ def test_sampling_parameters_reach_the_engine(scripted: ModelOf, client_of: Clie
     assert one.seed != other.seed
 
 
+def test_penalties_bias_and_format_reach_the_engine(scripted: ModelOf, client_of: ClientOf):
+    model = scripted(ANSWER)
+    fields = {"presence_penalty": 0.5, "frequency_penalty": -1.0, "logit_bias": {"5": -100}, "stop": ["x"]}
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
+    client = client_of(model)
+    client.chat.completions.create(
+        model="atlas",
+        messages=QUESTION,
+        response_format=wanted,
+        **fields,
+        extra_body={"min_p": 0.1, "repetition_penalty": 1.2, "top_k": 4},
+    )
+    client.chat.completions.create(model="atlas", messages=QUESTION, response_format={"type": "json_object"})
+    one, other = model.engine.samplings
+    assert (one.presence_penalty, one.frequency_penalty, one.logit_bias) == (0.5, -1.0, {5: -100.0})
+    assert (one.min_p, one.repetition_penalty, one.top_k, one.stop) == (0.1, 1.2, 4, ("x",))
+    assert (one.schema, other.schema) == (schema, {})
+
+
 def test_several_choices_differ_by_seed_and_share_one_prompt(scripted: ModelOf, client_of: ClientOf):
     model = scripted(ANSWER)
     client = client_of(model)
     completion = client.chat.completions.create(model="atlas", messages=QUESTION, n=3, seed=7)
     assert [choice.index for choice in completion.choices] == [0, 1, 2]
-    assert [sampling.seed for sampling in model.engine.samplings] == [7, 8, 9]
+    assert sorted(sampling.seed for sampling in model.engine.samplings) == [7, 8, 9]
     assert completion.usage.completion_tokens == model.engine.generated
     chunks = client.chat.completions.create(model="atlas", messages=QUESTION, n=2, stream=True)
     texts = ["", ""]
@@ -235,7 +255,10 @@ def test_a_random_model_answers_as_its_engine_does(tokenizer: Tokenizer, tmp_pat
         ({"messages": [*QUESTION, {"role": "assistant", "content": "Tokyo."}]}, "messages"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x.[key]"),
+        ({"presence_penalty": 3}, "presence_penalty"),
         ({"temprature": 1}, "temprature"),
         ({"model": 5}, "model"),
     ],
@@ -364,7 +387,7 @@ def test_health_answers_while_the_model_speaks_and_a_full_line_says_when_to_come
     scripted: ModelOf, serving: Callable[..., str]
 ):
     model = scripted("word " * 240, delay=0.1)
-    url = serving(model, waiting_places=0)
+    url = serving(model, waiting_places=0, at_once=1)
     body = {"model": "atlas", "messages": QUESTION, "stream": True}
     with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
         events = response.iter_lines()

@@ -32,7 +32,7 @@ def test_jobs_run_one_at_a_time_in_order():
         running -= 1
 
     async def main() -> list[list[int]]:
-        line = Line(places=8)
+        line = Line(places=8, at_once=1)
         return await asyncio.gather(*(everything(line.join(produce)) for _ in range(4)))
 
     assert asyncio.run(main()) == [[0, 1, 2]] * 4
@@ -47,7 +47,7 @@ def test_a_full_line_turns_the_next_away_and_opens_again():
         yield "done"
 
     async def main() -> None:
-        line = Line(places=1)
+        line = Line(places=1, at_once=1)
         jobs = [line.join(produce), line.join(produce)]  # one is answered, one waits
         with pytest.raises(LineFull):
             line.join(produce)
@@ -72,7 +72,7 @@ def test_a_cancelled_job_ends_and_one_still_waiting_never_begins():
         return work
 
     async def main() -> None:
-        line = Line(places=2)
+        line = Line(places=2, at_once=1)
         first, second = line.join(produce("first")), line.join(produce("second"))
         async for _ in first:
             break
@@ -92,6 +92,22 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_awaited():
 
     async def main() -> None:
         with pytest.raises(ZeroDivisionError, match="planted"):
-            await everything(Line(places=1).join(produce))
+            await everything(Line(places=1, at_once=1).join(produce))
 
     asyncio.run(main())
+
+
+def test_producers_of_one_job_work_side_by_side_and_the_job_ends_with_the_last():
+    meet = threading.Barrier(2, timeout=5)
+
+    def produce(name: str) -> Callable[[Callable[[], bool]], Iterator[str]]:
+        def work(_: Callable[[], bool]) -> Iterator[str]:
+            meet.wait()  # broken, were there no other
+            yield name
+
+        return work
+
+    async def main() -> list[str]:
+        return await everything(Line(places=0, at_once=2).join(produce("a"), produce("b")))
+
+    assert sorted(asyncio.run(main())) == ["a", "b"]

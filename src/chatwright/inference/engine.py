@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -243,6 +244,16 @@ class Engine:
                 # A clone made outside inference mode is an ordinary tensor, which autograd may save.
                 results[i] = row_T[: max(0, len(sequences[i]) - 1)].clone()
         return [results[i] for i in range(len(sequences))]
+
+    def forward(self, work: Sequence[Work]) -> Tensor:
+        """Compute parts of texts that are no requests and have their blocks: float32 logits after each, [R, V].
+
+        Long parts must come after all short ones.
+        """
+        with _inference(self.model):
+            hidden_ND = self._hidden(work)
+            self._scheduler.done(work)
+            return self._logits(hidden_ND[[end - 1 for end in accumulate(part.count for part in work)]])
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -12,22 +12,24 @@ from torch import Tensor, nn
 
 from chatwright.inference import native
 from chatwright.model.decoder import Block, KeyValues, Rotation
+from chatwright.model.norms import RMSNorm
 
 
 class LeanBlock(nn.Module):
     """Stands in for a `Block` whose linear maps are `weights.Linear`; numbers are rounded at the same places."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, source: Block) -> None:
+        """In place of ``block``, with the norms of ``source``."""
         super().__init__()
         attention, mlp = block.attention, block.mlp
         self.attention, self.mlp = attention, mlp  # under their own names: their linear maps are replaced there
         self.post = block.post
-        self.take_norms(block)
+        self.take_norms(source)
 
     def take_norms(self, block: Block) -> None:
         """Copy the weights of a block's norms."""
         attention = block.attention
-        self.attention_norm, self.mlp_norm = (_norm(norm) for norm in (block.attention_norm, block.mlp_norm))
+        self.attention_norm, self.mlp_norm = _norm(block.attention_norm), _norm(block.mlp_norm)
         self.turned = None
         if attention.q_norm is not None and attention.k_norm is not None:
             scales = (attention.q_norm.expand(attention.heads, -1), attention.k_norm.expand(attention.kv_heads, -1))
@@ -62,10 +64,7 @@ class LeanBlock(nn.Module):
 
 def _norm(norm: nn.Module) -> tuple[Tensor, Tensor | None, float, bool]:
     """A norm's weight, bias, epsilon, and whether it takes the mean off."""
-    bias = getattr(norm, "bias", None)
-    return (
-        norm.weight.detach().float(),
-        None if bias is None else bias.detach().float(),
-        norm.eps,
-        isinstance(norm, nn.LayerNorm),
-    )
+    if isinstance(norm, RMSNorm):
+        return norm.weight.detach().float(), None, norm.eps, False
+    assert isinstance(norm, nn.LayerNorm)
+    return norm.weight.detach().float(), norm.bias.detach().float(), norm.eps, True

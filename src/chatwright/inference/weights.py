@@ -23,17 +23,24 @@ from torch import Tensor, nn
 from chatwright.errors import UserError
 from chatwright.inference import native
 from chatwright.inference.lean import LeanBlock
-from chatwright.model.decoder import Decoder
+from chatwright.model.decoder import Block, Decoder
 
 Precision = Literal["float32", "bfloat16", "int8", "int8-dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int8-dynamic", "int4")
 GROUP = 32  # weights with one scale and offset in int4
 
 
+def precision_named(name: str) -> Precision:
+    """A precision by its name. UserError when there is none of that name."""
+    for precision in PRECISIONS:
+        if precision == name:
+            return precision
+    raise UserError(f"There is no precision {name!r}; choose one of {', '.join(PRECISIONS)}.")
+
+
 def packed(model: Decoder, precision: Precision) -> Decoder:
     """A model of its own for inference, with the weights of ``model`` in ``precision``."""
-    if precision not in PRECISIONS:
-        raise UserError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    precision_named(precision)
     with torch.no_grad():
         copy = deepcopy(model).requires_grad_(False).eval()
         copy = copy.to(torch.float32 if precision == "float32" else torch.bfloat16)
@@ -60,10 +67,13 @@ def pack(model: Decoder, copy: Decoder, precision: Precision) -> None:
     if copy.head is not None:
         _replace(copy, "head", _linear(head, None, "int8" if precision == "int4" else precision))
     if precision != "float32" and native.usable(copy.embedding.weight):
-        for layer, block in enumerate(copy.blocks):
-            if not isinstance(block, LeanBlock):
-                copy.blocks[layer] = LeanBlock(block)
-            copy.blocks[layer].take_norms(model.blocks[layer])
+        for layer, (block, source) in enumerate(zip(copy.blocks, model.blocks, strict=True)):
+            assert isinstance(source, Block)
+            if isinstance(block, LeanBlock):
+                block.take_norms(source)
+            else:
+                assert isinstance(block, Block)
+                copy.blocks[layer] = LeanBlock(block, source)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -235,13 +245,16 @@ def _on_gpu(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> n
             Int8WeightOnlyConfig,
             quantize_,
         )
-    except ModuleNotFoundError:
-        raise UserError(f"{precision} on a GPU needs the package torchao; install chatwright[quantise].") from None
-    config = {
-        "int8": Int8WeightOnlyConfig,
-        "int8-dynamic": Int8DynamicActivationInt8WeightConfig,
-        "int4": lambda: Int4WeightOnlyConfig(group_size=GROUP),
-    }[precision]()
-    holder = nn.Sequential(linear)
-    quantize_(holder, config)
+
+        config = {
+            "int8": Int8WeightOnlyConfig,
+            "int8-dynamic": Int8DynamicActivationInt8WeightConfig,
+            "int4": lambda: Int4WeightOnlyConfig(group_size=GROUP),
+        }[precision]()
+        holder = nn.Sequential(linear)
+        quantize_(holder, config)
+    except ImportError as error:  # torchao's own kernels are packages of their own, which it names
+        raise UserError(
+            f"{precision} on a GPU needs torchao ({str(error).rstrip('.')}); install chatwright[quantise]."
+        ) from None
     return holder[0]

@@ -1,8 +1,8 @@
-"""One answer as it is made: text without a trace of a stop string, then how it ended and what it cost."""
+"""One answer as it is made: its text in pieces, then how it ended and what it cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,66 +19,14 @@ class End:
     tokens: int
 
 
-class StopStrings:
-    """Passes text on, up to the first stop string; holds back what may be the beginning of one.
-
-    >>> stops = StopStrings(["END"])
-    >>> stops.feed("the E"), stops.feed("nglish EN"), stops.feed("D of it")
-    ('the ', 'English ', '')
-    >>> stops.found
-    True
-    """
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        """Look for any of `stops`, none of them empty."""
-        self._stops = tuple(stops)
-        self._held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """What can be said now that `text` has come."""
-        if self.found:
-            return ""
-        self._held += text
-        places = [(place + len(stop), place) for stop in self._stops if (place := self._held.find(stop)) >= 0]
-        if places:
-            self.found = True
-            _, place = min(places)  # the one complete first, so that it does not matter how the text comes in pieces
-            said, self._held = self._held[:place], ""
-            return said
-        kept = max((_beginning_at_end(self._held, stop) for stop in self._stops), default=0)
-        cut = len(self._held) - kept
-        said, self._held = self._held[:cut], self._held[cut:]
-        return said
-
-    def rest(self) -> str:
-        """What was held back, now that no more text comes."""
-        said, self._held = self._held, ""
-        return said
-
-
-def _beginning_at_end(text: str, stop: str) -> int:
-    """Length of the longest proper beginning of `stop` with which `text` ends."""
-    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
-
-
 def answer(
-    model: LoadedModel,
-    prompt: list[int],
-    sampling: Sampling,
-    stops: Sequence[str] = (),
-    stopped: Callable[[], bool] = lambda: False,
+    model: LoadedModel, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[str | End]:
     """Yield the answer's text in pieces, none empty, and last its `End`. Ends early when `stopped()`."""
-    scanner = StopStrings(stops)
-    pieces = _Returning(model.engine.stream(prompt, sampling, lambda: scanner.found or stopped()))
-    for piece in pieces:
-        if said := scanner.feed(piece):
-            yield said
-    if said := scanner.rest():
-        yield said
+    pieces = _Returning(model.engine.stream(prompt, sampling, stopped))
+    yield from pieces
     completion = pieces.returned
-    yield End("stop" if scanner.found else completion.finish_reason, len(completion.tokens))
+    yield End("stop" if completion.finish_reason == "stop" else "length", len(completion.tokens))
 
 
 class _Returning:

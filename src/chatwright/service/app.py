@@ -1,4 +1,4 @@
-"""The web service: OpenAI's chat API, health, and the chat page, over models that answer one request at a time."""
+"""The web service: OpenAI's chat API, health, and the chat page, over models that answer many requests at once."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from chatwright import __version__
 from chatwright.errors import UserError
 from chatwright.inference.prompts import ConversationTooLong, Prompt, as_trained, fit
+from chatwright.inference.sampling import Sampling
 from chatwright.service.answers import End, answer
-from chatwright.service.line import Job, Line, LineFull
+from chatwright.service.line import Job, Line, LineFull, Produce
 from chatwright.service.models import LoadedModel
 from chatwright.service.openai_api import ApiError, ChatRequest, Reply, model_card, parse_request, server_sent
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
-WAITING_PLACES = 8
+WAITING_PLACES = 64
+AT_ONCE = 32  # answers that the engine works on together
 RETRY_AFTER_SECONDS = 5
 GRACE_SECONDS = 2  # for answers under way when the service is told to end
 LARGEST_BODY = 1 << 20  # bytes; far more text than any context here holds
@@ -54,13 +56,15 @@ def create_app(
     *,
     hosts: Sequence[str] = LOOPBACK,
     waiting_places: int = WAITING_PLACES,
+    at_once: int = AT_ONCE,
 ) -> FastAPI:
     """The service of `models`, by name.
 
     hosts: the names in the Host header that are answered, so that no web page can have its own name point to here.
-    waiting_places: how many requests may wait while one is answered; the next gets status 503.
+    at_once: how many answers are made together. waiting_places: how many requests may wait beside them; the next gets
+    status 503.
     """
-    line = Line(waiting_places)
+    line = Line(waiting_places, at_once)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -99,7 +103,7 @@ def create_app(
         model = named(chat.model)
         prompt = await asyncio.to_thread(_prompt, chat, model)
         try:
-            job = line.join(_produce(model, chat, prompt))
+            job = line.join(*_producers(model, chat, prompt))
         except LineFull:
             raise ApiError(503, "The model is busy; please try again in a moment.", code="overloaded") from None
         reply = Reply(model, len(prompt.ids))
@@ -196,33 +200,39 @@ def _prompt(chat: ChatRequest, model: LoadedModel) -> Prompt:
         raise ApiError(400, f"Invalid value for 'messages': {error}.", code="invalid_value", param="messages") from None
 
 
-def _produce(model: LoadedModel, chat: ChatRequest, prompt: Prompt) -> Callable[[Callable[[], bool]], Iterator[Piece]]:
-    """The work of a request, for the line: each choice after the other."""
+def _producers(model: LoadedModel, chat: ChatRequest, prompt: Prompt) -> list[Produce[Piece]]:
+    """The work of a request, for the line: one producer for each choice. ApiError for settings that make no sense."""
+    try:
+        samplings = chat.samplings(model.context)
+    except UserError as error:
+        raise ApiError(400, str(error), code="invalid_value") from None
 
-    def produce(cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        for index, sampling in enumerate(chat.samplings(model.context)):
-            for piece in answer(model, prompt.ids, sampling, chat.stop or (), cancelled):
+    def producer(index: int, sampling: Sampling) -> Produce[Piece]:
+        def produce(cancelled: Callable[[], bool]) -> Iterator[Piece]:
+            for piece in answer(model, prompt.ids, sampling, cancelled):
                 if cancelled():
                     return
                 yield index, piece
 
-    return produce
+        return produce
+
+    return [producer(index, sampling) for index, sampling in enumerate(samplings)]
 
 
 async def _collect(job: Job[Piece], choices: int) -> tuple[list[str], list[End]]:
     """The text and the end of every choice. ApiError when the job was cancelled before it had them all."""
-    texts, ends = [""] * choices, []
+    texts, ends = [""] * choices, {}
     try:
         async for index, piece in job:
             if isinstance(piece, End):
-                ends.append(piece)
+                ends[index] = piece
             else:
                 texts[index] += piece
     except Exception as error:
         raise _as_api_error(error) from error
     if len(ends) < choices:
         raise _broken_off()
-    return texts, ends
+    return texts, [ends[index] for index in range(choices)]
 
 
 async def _events(job: Job[Piece], chat: ChatRequest, reply: Reply) -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""The line of requests before the one thread that generates, so that the event loop stays free for everything else."""
+"""The line of requests before the threads that wait for the engine, so that the event loop stays free."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ class LineFull(Exception):
 
 
 class Job(Generic[T]):
-    """A request in line or in work. Iterate over it for what it produces; `cancel` it when nobody wants it any more."""
+    """A request in line or in work, by one producer or several at once.
 
-    def __init__(self) -> None:
+    Iterate over it for what they produce; `cancel` it when nobody wants it any more.
+    """
+
+    def __init__(self, producers: int) -> None:
         """Made by `Line.join`."""
+        self._left = producers
         self._loop = asyncio.get_running_loop()
-        self._made: asyncio.Queue[T | BaseException | None] = asyncio.Queue()  # None: that was all
+        self._made: asyncio.Queue[T | BaseException | None] = asyncio.Queue()  # None: that was all of one producer
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -31,13 +35,17 @@ class Job(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """What the job produces, as it comes; raises what the producer raised."""
-        while (item := await self._made.get()) is not None:
+        while self._left:
+            item = await self._made.get()
             if isinstance(item, BaseException):
                 raise item
-            yield item
+            if item is None:
+                self._left -= 1
+            else:
+                yield item
 
     def _work(self, produce: Produce[T]) -> None:
-        """Run the producer to its end; in the worker thread."""
+        """Run a producer to its end; in a worker thread."""
         try:
             if not self._cancelled.is_set():
                 for item in produce(self._cancelled.is_set):
@@ -52,12 +60,12 @@ class Job(Generic[T]):
 
 
 class Line:
-    """First come, first served, one at a time; at most `places` wait."""
+    """First come, first served, `at_once` producers at a time; at most `places` requests wait."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, at_once: int) -> None:
         """A line with nobody in it."""
-        self._places = places
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._places, self._at_once = places, at_once
+        self._thread = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="generate")
         self._inside: set[Job] = set()  # waiting or in work
 
     @property
@@ -65,14 +73,14 @@ class Line:
         """How many requests wait or are being answered."""
         return len(self._inside)
 
-    def join(self, produce: Produce[T]) -> Job[T]:
-        """Queue a request: `produce(cancelled)` yields its results, looking at `cancelled()` often."""
-        if self.length > self._places:
+    def join(self, *producers: Produce[T]) -> Job[T]:
+        """Queue a request: each `produce(cancelled)` yields some of its results, looking at `cancelled()` often."""
+        if self.length >= self._places + self._at_once:
             raise LineFull
-        job: Job[T] = Job()
+        job: Job[T] = Job(len(producers))
         self._inside.add(job)
-        done = asyncio.wrap_future(self._thread.submit(job._work, produce))
-        done.add_done_callback(lambda _: self._inside.discard(job))
+        works = [asyncio.wrap_future(self._thread.submit(job._work, produce)) for produce in producers]
+        asyncio.gather(*works, return_exceptions=True).add_done_callback(lambda _: self._inside.discard(job))
         return job
 
     def cancel_all(self) -> None:

@@ -11,10 +11,13 @@ from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
 from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
+from chatwright.inference.serving import ServedEngine
+from chatwright.inference.weights import precision_named
 from chatwright.model.folder import load_model
 from chatwright.storage import file_digest
 from chatwright.tokenizer.bpe import Tokenizer
 
+WAITING = 256  # requests before the engine; more are turned away
 FINISHED_STAGES = ("ppo", "sft", "pretrain")  # of a run, best first
 
 
@@ -67,15 +70,19 @@ def resolve_model(path: Path) -> tuple[str, Path]:
     )
 
 
-def load(path: Path) -> LoadedModel:
-    """Load the model that `path` means. UserError when there is none or it is broken."""
+def load(path: Path, precision: str | None = None) -> LoadedModel:
+    """Load the model that `path` means, its weights as they are or in ``precision``.
+
+    UserError when there is none or it is broken.
+    """
+    chosen = None if precision is None else precision_named(precision)
     name, folder = resolve_model(path)
     decoder, tokenizer = load_model(folder)
     tokenizer.chat_template  # noqa: B018  refuses a model that cannot converse before anybody asks it anything
     weights = folder / "model.safetensors"
     return LoadedModel(
         name=name,
-        engine=Engine(decoder, tokenizer),
+        engine=ServedEngine(Engine(decoder, tokenizer, precision=chosen, waiting=WAITING)),
         tokenizer=tokenizer,
         context=decoder.config.context,
         fingerprint=f"fp_{file_digest(weights)}",

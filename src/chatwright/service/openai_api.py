@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
@@ -90,10 +90,33 @@ class StreamOptions(_Strict):
     include_obfuscation: bool = False
 
 
-class ResponseFormat(_Strict):
-    """The only format here is text."""
+class JsonSchema(_Strict):
+    """A schema that the answer follows."""
 
-    type: Literal["text"]
+    name: str
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """Text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with the type json_schema, and with no other")
+        return self
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """What the answer follows: None for text, {} for any object."""
+        if self.type == "text":
+            return None
+        return self.json_schema.schema_ if self.json_schema else {}
 
 
 class ChatRequest(_Strict):
@@ -103,7 +126,12 @@ class ChatRequest(_Strict):
     messages: list[RequestMessage] = Field(min_length=1)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)  # not OpenAI's, but sent by many clients
+    top_k: int | None = Field(default=None, ge=0)  # this and the next two: not OpenAI's, but sent by many clients
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -112,9 +140,6 @@ class ChatRequest(_Strict):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    frequency_penalty: Unsupported = None
-    presence_penalty: Unsupported = None
-    logit_bias: Unsupported = None
     logprobs: Unsupported = None
     top_logprobs: Unsupported = None
     tools: Unsupported = None
@@ -163,6 +188,14 @@ class ChatRequest(_Strict):
                 top_k=self.top_k or 0,
                 top_p=1.0 if self.top_p is None else self.top_p,
                 seed=seed + index,
+                min_p=self.min_p or 0.0,
+                repetition_penalty=self.repetition_penalty or 1.0,
+                presence_penalty=self.presence_penalty or 0.0,
+                frequency_penalty=self.frequency_penalty or 0.0,
+                logit_bias=self.logit_bias or {},
+                stop=tuple(self.stop or ()),
+                schema=None if self.response_format is None else self.response_format.schema_wanted,
+                logprobs=None,
             )
             for index in range(self.choices)
         ]

@@ -1,0 +1,142 @@
+"""One engine for many callers at once: a thread steps it, and every caller gets the pieces of its own answer."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any
+
+from chatwright.inference.engine import Engine, Load
+from chatwright.inference.request import Completion, Request
+from chatwright.inference.sampling import Sampling
+
+Listener = Callable[["list[str]", "Completion | BaseException | None"], None]
+
+
+class ServedEngine:
+    """An engine that may be asked from any thread. Close it when it is no longer needed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._orders: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._listeners: dict[Request, tuple[Listener, int]] = {}  # and how many pieces they have heard
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> Load:
+        """How busy the engine is; a moment old."""
+        return self._engine.load
+
+    def submit(self, prompt: list[int], sampling: Sampling, listener: Listener) -> Request:
+        """Queue a prompt. What `Engine.submit` raises is raised here.
+
+        listener: called in the engine's thread, and must return at once, with new pieces of text, none empty, and None,
+        or at last the completion; with an exception, should the engine fail.
+        """
+
+        def order() -> Request:
+            request = self._engine.submit(prompt, sampling)
+            self._listeners[request] = listener, 0
+            return request
+
+        return self._ask(order)
+
+    def cancel(self, request: Request) -> None:
+        """Drop a request; its listener gets the completion as it is. Harmless when it is done."""
+        self._orders.put(lambda: self._drop(request))
+
+    def stream(
+        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
+    ) -> Generator[str, None, Completion]:
+        """Yield the answer in pieces of whole characters; the generator's return value is the completion.
+
+        ``stopped`` is asked between pieces, and ten times a second while there are none.
+        """
+        heard: queue.Queue[tuple[list[str], Completion | BaseException | None]] = queue.Queue()
+        request = self.submit(prompt, sampling, lambda pieces, end: heard.put((pieces, end)))
+        try:
+            while True:
+                if stopped():
+                    self.cancel(request)
+                try:
+                    pieces, end = heard.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                yield from pieces
+                if isinstance(end, BaseException):
+                    raise end
+                if end is not None:
+                    return end
+        finally:
+            self.cancel(request)
+
+    def refresh(self) -> None:
+        """`Engine.refresh`, between two steps."""
+        self._ask(self._engine.refresh)
+
+    def close(self) -> None:
+        """Cancel everything and end the thread."""
+        self._orders.put(None)
+        self._thread.join()
+
+    def _ask(self, order: Callable[[], Any]) -> Any:
+        """Have something done between two steps, and wait for what it returns or raises."""
+        answer: Future[Any] = Future()
+
+        def obey() -> None:
+            try:
+                answer.set_result(order())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine is closed")
+        self._orders.put(obey)
+        return answer.result()
+
+    def _work(self) -> None:
+        """The thread: orders first, then a step; sleeps while there is nothing to do."""
+        while True:
+            try:
+                order = self._orders.get(block=not self._engine.busy)
+            except queue.Empty:
+                pass
+            else:
+                if order is None:
+                    break
+                order()
+                continue  # all orders before the next step
+            try:
+                self._engine.step()
+            except BaseException as error:
+                self._fail(error)
+                continue
+            self._tell()
+        for request in list(self._listeners):
+            self._drop(request)
+
+    def _tell(self) -> None:
+        """Give every listener what is new."""
+        for request, (listener, heard) in list(self._listeners.items()):
+            assert request.text is not None
+            pieces = request.text.pieces[heard:]
+            if request.finish_reason is not None:
+                del self._listeners[request]
+                listener(pieces, request.completion())
+            elif pieces:
+                self._listeners[request] = listener, heard + len(pieces)
+                listener(pieces, None)
+
+    def _drop(self, request: Request) -> None:
+        self._engine.cancel(request)
+        self._tell()
+
+    def _fail(self, error: BaseException) -> None:
+        """The engine failed: all who wait are told, and it goes on with the next."""
+        waiting, self._listeners = self._listeners, {}
+        for request, (listener, _) in waiting.items():
+            self._engine.cancel(request)
+            listener([], error)
