@@ -179,8 +179,16 @@ def main() -> None:
         theirs = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).eval()
     config = model.config
     products, reads = matmul_rate(device, torch.bfloat16), read_rate()
-    print(f"{parameter_count(config):,} parameters; memory is read at {reads / 1e9:.1f} GB/s, products {products / 1e9:.0f} GFLOP/s")
-    figures: dict[str, Any] = {"hardware": hardware(), "read_gb_s": reads / 1e9, "gflop_s": products / 1e9, "batches": {}}
+    print(
+        f"{parameter_count(config):,} parameters; memory is read at {reads / 1e9:.1f} GB/s, "
+        f"products {products / 1e9:.0f} GFLOP/s"
+    )
+    figures: dict[str, Any] = {
+        "hardware": hardware(),
+        "read_gb_s": reads / 1e9,
+        "gflop_s": products / 1e9,
+        "batches": {},
+    }
     generator = torch.Generator().manual_seed(1)
     for batch in arguments.batches:
         sides = [transformers_side(theirs, config)]
@@ -210,7 +218,7 @@ def main() -> None:
             if "prefill" in median:
                 rows[side.name]["prefill_tokens_s"] = PREFILL / median["prefill"]
         base = rows[sides[0].name]
-        for name, row in rows.items():
+        for row in rows.values():
             row["ratio"] = row["decode_tokens_s"] / base["decode_tokens_s"]
             if "prefill_tokens_s" in row:
                 row["prefill_ratio"] = row["prefill_tokens_s"] / base["prefill_tokens_s"]

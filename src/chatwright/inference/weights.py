@@ -70,7 +70,7 @@ def pack(model: Decoder, copy: Decoder, precision: Precision) -> None:
         for layer, (block, source) in enumerate(zip(copy.blocks, model.blocks, strict=True)):
             assert isinstance(source, Block)
             if isinstance(block, LeanBlock):
-                block.take_norms(source)
+                block.take(source)
             else:
                 assert isinstance(block, Block)
                 copy.blocks[layer] = LeanBlock(block, source)
@@ -138,11 +138,16 @@ class Native(Linear):
     """Weights of 8 or 4 bits for our own kernel."""
 
     def __init__(
-        self, weights: tuple[Tensor, ...], outputs: int, bits: int, digits: int, bias_O: Tensor | None
+        self, weights: tuple[Tensor, ...], shape: torch.Size, bits: int, digits: int, bias_O: Tensor | None
     ) -> None:
         super().__init__()
-        self.weights, self.outputs, self.bits, self.digits = weights, outputs, bits, digits
+        self.weights, self.bits, self.digits = weights, bits, digits
+        self.outputs, self.width = shape
         self.bias = None if bias_O is None else bias_O.detach().float()
+
+    def struct(self) -> native.LinearStruct:
+        """The same for kernels that do more than one product; this must outlive it."""
+        return native.LinearStruct.of(self.weights, self.width, self.outputs, self.bits, self.digits, self.bias)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The product over the last axis."""
@@ -198,7 +203,7 @@ def int8(weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> Linear:
     sums_O = rounded_OI.sum(1, dtype=torch.int32)
     padded_OI = F.pad(rounded_OI, (0, 0, 0, -len(rounded_OI) % 4))
     packed = padded_OI.unflatten(1, (-1, 64)).unflatten(0, (-1, 4)).transpose(1, 2).contiguous()
-    return Native((packed, sums_O, scale_O), len(weight_OI), 8, digits, bias_O)
+    return Native((packed, sums_O, scale_O), weight_OI.shape, 8, digits, bias_O)
 
 
 def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
@@ -211,7 +216,7 @@ def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
         return Int4(levels_OGI.flatten(1), scale_OG, low_OG, bias_O)
     pairs = levels_OGI.unflatten(1, (-1, 2))  # 64 weights lie in 32 bytes, the first 32 in the lower halves
     packed_OI = (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).flatten(1).contiguous()
-    return Native((packed_OI, scale_OG.contiguous(), low_OG.contiguous()), len(weight_OI), 4, 2, bias_O)
+    return Native((packed_OI, scale_OG.contiguous(), low_OG.contiguous()), weight_OI.shape, 4, 2, bias_O)
 
 
 def to_bytes(x_ND: Tensor, digits: int) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ def attend(
     return y_RHE.transpose(0, 1)[None]
 
 
-def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, *, centred: bool) -> Tensor:
+def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool) -> Tensor:
     """RMSNorm over the last axis, or with ``centred`` LayerNorm; weight and bias are float32."""
     y, width = torch.empty_like(x), x.shape[-1]
     kernel = _kernel("norm", x)
@@ -132,6 +132,76 @@ def linear(
     return y_NO
 
 
+class LinearStruct(ctypes.Structure):
+    """`Linear` of kernels.c; the tensors must outlive it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("bits", "digits", "width", "outputs")),
+        *((name, ctypes.c_void_p) for name in ("weights", "second", "third", "bias")),
+    )
+
+    @classmethod
+    def of(
+        cls, weights: Sequence[Tensor], width: int, outputs: int, bits: int, digits: int, bias: Tensor | None
+    ) -> LinearStruct:
+        """See `linear`."""
+        return cls(bits, digits, width, outputs, *(tensor.data_ptr() for tensor in weights), _pointer(bias))
+
+
+class NormStruct(ctypes.Structure):
+    """`Norm` of kernels.c; the tensors must outlive it."""
+
+    _fields_ = (
+        ("centred", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("eps", ctypes.c_double),
+    )
+
+    @classmethod
+    def of(cls, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool) -> NormStruct:
+        """See `norm`."""
+        return cls(centred, weight_D.data_ptr(), _pointer(bias_D), eps)
+
+
+def begin_block(
+    x_ND: Tensor,
+    norm: NormStruct | None,
+    qkv: LinearStruct,
+    heads: int,
+    width: int,
+    eps: float,
+    weights_HE: Tensor | None,
+    rotation: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """`norm`, `linear` and `turn` in one call, [N, O]."""
+    cos, sin = rotation or (None, None)
+    y_NO = x_ND.new_empty(len(x_ND), qkv.outputs)
+    _library().begin_block(  # type: ignore[union-attr]
+        *(len(x_ND), None if norm is None else ctypes.byref(norm), ctypes.byref(qkv), heads, width, eps),
+        *(_pointer(weights_HE), _pointer(cos), _pointer(sin), x_ND.data_ptr(), y_NO.data_ptr()),
+    )
+    return y_NO
+
+
+def end_block(
+    attended_ND: Tensor,
+    x_ND: Tensor,
+    norms: Sequence[NormStruct],
+    linears: Sequence[LinearStruct],
+    *,
+    post: bool,
+    gated: bool,
+) -> Tensor:
+    """Attention's output projection, the MLP's two (``linears``), and both residual sums and norms, [N, D]."""
+    y_ND = torch.empty_like(x_ND)
+    _library().end_block(  # type: ignore[union-attr]
+        *(len(x_ND), post, gated, *map(ctypes.byref, norms), *map(ctypes.byref, linears)),
+        *(attended_ND.data_ptr(), x_ND.data_ptr(), y_ND.data_ptr()),
+    )
+    return y_ND
+
+
 def fast_products(width: int) -> bool:
     """Whether `linear` can be used here for inputs of that width."""
     library = _library()
@@ -168,6 +238,8 @@ def _library() -> ctypes.CDLL | None:
     kernels = {f"{name}_{kind}": types for name, types in arguments.items() for kind in _NAMES.values()}
     if library.fast_products():
         kernels |= {f"linear_int{bits}": [number] * 4 + [pointer] * 7 for bits in (8, 4)}
+        kernels["begin_block"] = [number] + [pointer] * 2 + [number] * 2 + [real] + [pointer] * 5
+        kernels["end_block"] = [number] * 3 + [pointer] * 8
     for name, types in kernels.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None

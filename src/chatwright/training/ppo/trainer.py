@@ -102,6 +102,7 @@ class Trainer:
         self.reference = reference.to(self.device).eval().requires_grad_(False)
         self.average = None if average is None else layout.spread(average).eval().requires_grad_(False)
         self.score = score
+        self._engine: Engine | None = None
         self.pretraining = None if pretraining is None else Ahead(pretraining, pin=self.device.type == "cuda")
         self.tokenizer = tokenizer
         modules: dict[str, nn.Module] = {"policy": self.policy, "critic": self.critic}
@@ -155,7 +156,7 @@ class Trainer:
     def _answer(self, step: int, prompts: Sequence[list[int]]) -> list[Completion]:
         """One answer to each prompt, each process sampling its share with a whole copy of the policy."""
         config = self.config
-        engine = Engine(self._sampler(), self.tokenizer, batch_size=config.batch)
+        engine = self._engine_now()
         own = [episode for episode in self.layout.share(len(prompts)) if episode < len(prompts)]
         samplings = [
             Sampling(config.max_tokens, config.temperature, seed=episode_seed(config.seed, step, episode))
@@ -165,6 +166,15 @@ class Trainer:
         if self.layout.mesh is None:
             return answers
         return [answer for share in world.gather(answers)[:: config.parallel.tensor] for answer in share]
+
+    def _engine_now(self) -> Engine:
+        """An engine that answers with the policy as it is now: the same one, where it shares the policy's weights."""
+        model = self._sampler()
+        if self._engine is not None and self._engine.source is model:
+            self._engine.refresh()
+        else:
+            self._engine = Engine(model, self.tokenizer, batch_size=self.config.batch)
+        return self._engine
 
     def _sampler(self) -> Decoder:
         """The policy as one process can sample with it."""
