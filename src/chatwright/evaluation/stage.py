@@ -135,7 +135,7 @@ def _line(name: str, item: checks.Judged) -> dict[str, object]:
 
 STAGE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     config=EvaluateConfig,
     inputs=("conversations", "pretrain", "sft", "reward", "ppo"),
     run=run,

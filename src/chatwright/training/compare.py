@@ -226,7 +226,7 @@ def _parts(questions: Sequence[Question], size: int) -> Iterator[Sequence[Questi
 
 STAGE = Stage(
     name="compare",
-    version=3,
+    version=4,
     config=CompareConfig,
     inputs=("sft", "conversations"),
     run=run,

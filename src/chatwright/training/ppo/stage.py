@@ -134,7 +134,7 @@ def read_questions(path: Path) -> list[Question]:
 
 STAGE = Stage(
     name="ppo",
-    version=4,
+    version=5,
     config=PpoConfig,
     inputs=("sft", "reward", "conversations", "shards"),
     run=run,
