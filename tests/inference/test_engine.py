@@ -120,7 +120,6 @@ def test_a_prompt_that_does_not_fit_is_refused(engine: Engine, prompt: list[int]
 
 def test_no_prompts_give_no_completions(engine: Engine) -> None:
     assert engine.generate([], []) == []
-    assert engine.logprobs([]) == []
 
 
 def test_the_models_mode_is_left_as_it_was(engine: Engine, prompts: list[list[int]]) -> None:
@@ -139,21 +138,11 @@ def test_the_models_mode_is_left_as_it_was(engine: Engine, prompts: list[list[in
 def test_training_goes_on_after_generating(engine: Engine, prompts: list[list[int]]) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         engine.generate(prompts[:2], [Sampling(max_tokens=5)] * 2)
-        old_T = engine.logprobs([prompts[2]])[0]
+        old_T = torch.tensor(engine.score(prompts[2][:1], [prompts[2][1:]])[0].logprobs)
         logits_TV = engine.model(torch.tensor([prompts[2]]))[0, :-1].float()
     new_T = logits_TV.log_softmax(1).gather(1, torch.tensor(prompts[2][1:])[:, None])[:, 0]
     ((new_T - old_T).exp() * old_T).sum().backward()
     assert all(parameter.grad is not None for parameter in engine.model.parameters())
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_logprobs_of_sequences_equal_one_at_a_time(
-    engine: Engine, prompts: list[list[int]], temperature: float
-) -> None:
-    for prompt, row_T in zip(prompts, engine.logprobs(prompts, temperature), strict=True):
-        logits_TV = engine.model(torch.tensor([prompt]))[0, :-1] / temperature
-        expected_T = logits_TV.log_softmax(1).gather(1, torch.tensor(prompt)[1:, None])[:, 0]
-        torch.testing.assert_close(row_T, expected_T, atol=1e-4, rtol=0)
 
 
 def test_a_stream_is_the_answer_in_pieces(engine: Engine, tokenizer: Tokenizer, prompts: list[list[int]]) -> None:

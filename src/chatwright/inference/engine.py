@@ -30,7 +30,6 @@ from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
 
 GIB = 2**30
-_SCORED_TOKENS = 8192  # of a batch of `Engine.logprobs`: bounds the memory of its logits
 
 
 @dataclass(frozen=True)
@@ -229,22 +228,6 @@ class Engine:
         """The prompt that asks for the next answer; oldest turns that leave it no room are dropped (see `fit`)."""
         return fit(messages, self.tokenizer, self.model.config.context, max_tokens).ids
 
-    def logprobs(self, sequences: Sequence[list[int]], temperature: float = 1.0) -> list[Tensor]:
-        """Log-probability of every token but the first given those before it: float32 [len - 1] a sequence.
-
-        Computed as in training, without the cache, in batches of like length.
-        """
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]), reverse=True)
-        results: dict[int, Tensor] = {}
-        while order:
-            longest = max(1, len(sequences[order[0]]))
-            rows, order = order[: max(1, _SCORED_TOKENS // longest)], order[max(1, _SCORED_TOKENS // longest) :]
-            logprobs_BT = self._logprobs([sequences[i] for i in rows], temperature)
-            for i, row_T in zip(rows, logprobs_BT, strict=True):
-                # A clone made outside inference mode is an ordinary tensor, which autograd may save.
-                results[i] = row_T[: max(0, len(sequences[i]) - 1)].clone()
-        return [results[i] for i in range(len(sequences))]
-
     def forward(self, work: Sequence[Work]) -> Tensor:
         """Compute parts of texts that are no requests and have their blocks: float32 logits after each, [R, V].
 
@@ -256,16 +239,6 @@ class Engine:
             return self._logits(hidden_ND[[end - 1 for end in accumulate(part.count for part in work)]])
 
     # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _logprobs(self, sequences: Sequence[list[int]], temperature: float) -> Tensor:
-        device = self.model.embedding.weight.device
-        tokens_BT = torch.full((len(sequences), max(map(len, sequences))), self.tokenizer.pad, device=device)
-        for row, sequence in enumerate(sequences):  # padded on the right, where causal attention never looks
-            tokens_BT[row, : len(sequence)] = torch.tensor(sequence, device=device)
-        with _inference(self.model):
-            logits_BTV = self.model(tokens_BT[:, :-1])[..., : self.tokenizer.vocab_size].float() / temperature
-            chosen_BT = logits_BTV.gather(2, tokens_BT[:, 1:, None]).squeeze(2)
-            return chosen_BT - logits_BTV.logsumexp(2)
 
     def _check(self, prompt: list[int], longer: int = 0) -> None:
         """UserError for a prompt that is empty or leaves no room; ``longer``: what is to be read, if it is more."""
