@@ -200,10 +200,11 @@ def int8(weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> Linear:
     rounded_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
     if not native.fast_products(weight_OI.shape[1]):
         return Int8(rounded_OI, scale_O, bias_O, digits)
-    sums_O = rounded_OI.sum(1, dtype=torch.int32)
-    padded_OI = F.pad(rounded_OI, (0, 0, 0, -len(rounded_OI) % 4))
+    more = -len(rounded_OI) % 4  # outputs come in fours
+    padded_OI = F.pad(rounded_OI, (0, 0, 0, more))
+    scale_O, bias_O = F.pad(scale_O, (0, more)), None if bias_O is None else F.pad(bias_O.detach(), (0, more))
     packed = padded_OI.unflatten(1, (-1, 64)).unflatten(0, (-1, 4)).transpose(1, 2).contiguous()
-    return Native((packed, sums_O, scale_O), weight_OI.shape, 8, digits, bias_O)
+    return Native((packed, padded_OI.sum(1, dtype=torch.int32), scale_O), weight_OI.shape, 8, digits, bias_O)
 
 
 def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
