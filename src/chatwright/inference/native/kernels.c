@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 typedef uint16_t bfloat16;
 
@@ -38,6 +41,44 @@ typedef struct {
     int64_t stride;     /* of the sparse pattern; 0 is dense */
 } Shape;
 
+/* row[t] = scale * q k[t] for tokens keys in a row. */
+static inline __attribute__((always_inline)) void scores_float(const float *q, const float *k, int64_t tokens, int64_t E,
+                                                               float scale, float *row) {
+    for (int64_t t = 0; t < tokens; t++) {
+        float dot = 0;
+        for (int64_t e = 0; e < E; e++) dot += q[e] * k[t * E + e];
+        row[t] = dot * scale;
+    }
+}
+
+static inline __attribute__((always_inline)) void scores_bfloat16(const bfloat16 *q, const bfloat16 *k, int64_t tokens,
+                                                                  int64_t E, float scale, float *row) {
+    int64_t t = 0;
+#ifdef __AVX512BF16__
+    for (; E % 32 == 0 && t + 4 <= tokens; t += 4) {
+        __m512 acc[4];
+        for (int i = 0; i < 4; i++) acc[i] = _mm512_setzero_ps();
+        for (int64_t e = 0; e < E; e += 32) {
+            const __m512bh query = (__m512bh)_mm512_loadu_si512(q + e);
+            for (int i = 0; i < 4; i++)
+                acc[i] = _mm512_dpbf16_ps(acc[i], query, (__m512bh)_mm512_loadu_si512(k + (t + i) * E + e));
+        }
+        __m128 part[4];
+        for (int i = 0; i < 4; i++) {
+            const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(acc[i]), _mm512_extractf32x8_ps(acc[i], 1));
+            part[i] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+        }
+        const __m128 sums = _mm_hadd_ps(_mm_hadd_ps(part[0], part[1]), _mm_hadd_ps(part[2], part[3]));
+        _mm_storeu_ps(row + t, _mm_mul_ps(sums, _mm_set1_ps(scale)));
+    }
+#endif
+    for (; t < tokens; t++) {
+        float dot = 0;
+        for (int64_t e = 0; e < E; e++) dot += from_bfloat16(q[e]) * from_bfloat16(k[t * E + e]);
+        row[t] = dot * scale;
+    }
+}
+
 /* The body of an attention over numbers of one type. Scores of a head's queries lie in `scores` [G, S]. */
 #define ATTENTION(NAME, T, LOAD, STORE)                                                                              \
     static inline __attribute__((always_inline)) void NAME##_head(                                                   \
@@ -45,18 +86,12 @@ typedef struct {
         int64_t kv, int64_t length, float *scores, float *sums, T *y) {                                              \
         const int64_t G = s->heads / s->kv_heads, L = s->block;                                                      \
         const float scale = 1.0f / sqrtf((float)E);                                                                  \
-        float query[E];                                                                                              \
         for (int64_t g = 0; g < G; g++) {                                                                            \
-            for (int64_t e = 0; e < E; e++) query[e] = LOAD(q[g * q_head + e]) * scale;                              \
             float *row = scores + g * length, most = -INFINITY;                                                      \
             for (int64_t b = 0; b * L < length; b++) {                                                               \
                 const T *k = keys + ((int64_t)table[b] * s->kv_heads + kv) * L * E;                                  \
                 const int64_t end = length - b * L < L ? length - b * L : L;                                         \
-                for (int64_t t = 0; t < end; t++) {                                                                  \
-                    float dot = 0;                                                                                   \
-                    for (int64_t e = 0; e < E; e++) dot += query[e] * LOAD(k[t * E + e]);                            \
-                    row[b * L + t] = dot;                                                                            \
-                }                                                                                                    \
+                scores_##T(q + g * q_head, k, end, E, scale, row + b * L);                                           \
             }                                                                                                        \
             if (s->stride)                                                                                           \
                 for (int64_t t = 0; t < length; t++) {                                                               \
@@ -222,7 +257,6 @@ static void to_bytes(int64_t rows, int64_t width, int64_t digits, const bfloat16
 }
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#include <immintrin.h>
 #define FAST 1
 #define AHEAD 4096 /* bytes of weights fetched before they are used; the hardware alone reaches half of the rate */
 
