@@ -100,7 +100,7 @@ class Engine:
         UserError for a prompt that is empty or fills the context, or settings that cannot be obeyed; QueueFull.
         """
         self._check(prompt)
-        room = min(self.model.config.context, self._pool.total * BLOCK) - len(prompt)
+        room = self.context - len(prompt)
         answer = min(sampling.max_tokens, room)
         request = Request(
             self._sequence(prompt, answer),
@@ -116,6 +116,11 @@ class Engine:
         """Drop a request; its room is free at once. Harmless when it is done."""
         if request.finish_reason is None:
             self._end(request, "cancelled")
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a prompt and its answer."""
+        return min(self.model.config.context, self._pool.total * BLOCK)
 
     @property
     def busy(self) -> bool:
