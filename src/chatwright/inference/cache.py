@@ -19,7 +19,7 @@ from chatwright.inference.scheduler import Work
 from chatwright.model.config import ModelConfig
 from chatwright.model.decoder import attention
 
-SHORT = 8  # tokens of a part up to which each is a row of its own; longer parts are prompts
+SHORT = 8  # without our kernels: tokens of a part up to which each is a row of its own; longer parts are prompts
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,42 @@ class Prompt:
     last: int
     start: int
     blocks_J: Tensor
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A step where our kernels cannot be used: rows of one token whose blocks are copied side by side, then prompts."""
+
+    at_N: Tensor  # where each token's key and value belong: block times its size plus the place in it
+    tables_RJ: Tensor
+    lengths_R: Tensor
+    prompts: list[Prompt]
+
+    @classmethod
+    def of(cls, work: Sequence[Work], device: torch.device) -> Gathered:
+        """Long parts must come after all short ones."""
+        tables: list[list[int]] = []
+        lengths: list[int] = []
+        at: list[int] = []
+        prompts: list[Prompt] = []
+        for part in work:
+            blocks, first, end = part.sequence.blocks, len(at), part.start + part.count
+            at += [blocks[place // BLOCK] * BLOCK + place % BLOCK for place in range(part.start, end)]
+            if part.count <= SHORT:
+                assert not prompts, "short parts come first"
+                tables += [blocks] * part.count
+                lengths += range(part.start + 1, end + 1)
+            else:
+                used = torch.tensor(blocks[: -(-end // BLOCK)], device=device)
+                prompts.append(Prompt(first, len(at), part.start, used))
+        most = -(-max(lengths, default=0) // BLOCK)
+        padded = [(table[:most] + [table[0]] * (most - len(table))) for table in tables]
+        return cls(
+            torch.tensor(at, device=device),
+            torch.tensor(padded, dtype=torch.int32, device=device).view(len(tables), most),
+            torch.tensor(lengths, dtype=torch.int32, device=device),
+            prompts,
+        )
 
 
 class PagedCache:
@@ -58,28 +94,12 @@ class PagedCache:
 
     def begin(self, work: Sequence[Work]) -> Tensor:
         """Make a step's parts known; their positions, [N]. Long parts must come after all short ones."""
-        tables: list[list[int]] = []
-        lengths: list[int] = []
-        at: list[int] = []
-        positions: list[int] = []
-        self._prompts: list[Prompt] = []
-        for part in work:
-            blocks, first = part.sequence.blocks, len(positions)
-            for position in range(part.start, part.start + part.count):
-                positions.append(position)
-                at.append(blocks[position // BLOCK] * BLOCK + position % BLOCK)
-            if part.count <= SHORT:
-                assert not self._prompts, "short parts come first"
-                tables += [blocks] * part.count
-                lengths += range(part.start + 1, part.start + part.count + 1)
-            else:
-                used = torch.tensor(blocks[: -(-(part.start + part.count) // BLOCK)], device=self.device)
-                self._prompts.append(Prompt(first, len(positions), part.start, used))
-        most = -(-max(lengths, default=0) // BLOCK)
-        padded = [(table[:most] + [table[0]] * (most - len(table))) for table in tables]
-        self._at_N = torch.tensor(at, device=self.device)
-        self._tables_RJ = torch.tensor(padded, dtype=torch.int32, device=self.device).view(len(tables), most)
-        self._lengths_R = torch.tensor(lengths, dtype=torch.int32, device=self.device)
+        self._step: native.Step | Gathered
+        if self._native:
+            self._step = native.Step.of([(part.sequence.blocks, part.start, part.count) for part in work], BLOCK)
+        else:
+            self._step = Gathered.of(work, self.device)
+        positions = [place for part in work for place in range(part.start, part.start + part.count)]
         return torch.tensor(positions, device=self.device)
 
     def attend(
@@ -87,20 +107,15 @@ class PagedCache:
     ) -> Tensor:
         """Take in the step's keys and values, and attend with each query to its own text, [1, H, N, E]."""
         keys, values = self.keys[layer], self.values[layer]
-        parts = []
-        if self._native:
-            parts.append(
-                native.attend(
-                    q_1HNE, k_1KNE, v_1KNE, keys, values, self._at_N, self._tables_RJ, self._lengths_R, stride
-                )
-            )
-        else:
-            block_N, place_N = self._at_N // BLOCK, self._at_N % BLOCK
-            keys[block_N, :, place_N] = k_1KNE[0].transpose(0, 1)
-            values[block_N, :, place_N] = v_1KNE[0].transpose(0, 1)
-            if len(self._lengths_R):
-                parts.append(self._attend_rows(layer, q_1HNE, stride))
-        for prompt in self._prompts:
+        if isinstance(self._step, native.Step):
+            return native.attend(self._step, q_1HNE, k_1KNE, v_1KNE, keys, values, stride)
+        step, parts = self._step, []
+        block_N, place_N = step.at_N // BLOCK, step.at_N % BLOCK
+        keys[block_N, :, place_N] = k_1KNE[0].transpose(0, 1)
+        values[block_N, :, place_N] = v_1KNE[0].transpose(0, 1)
+        if len(step.lengths_R):
+            parts.append(self._attend_rows(step, layer, q_1HNE, stride))
+        for prompt in step.prompts:
             own = slice(prompt.first, prompt.last)
             k, v = k_1KNE[:, :, own], v_1KNE[:, :, own]
             mask_1TS = None
@@ -117,11 +132,11 @@ class PagedCache:
         for buffer in (*self.keys, *self.values):
             buffer[target] = buffer[source]
 
-    def _attend_rows(self, layer: int, q_1HNE: Tensor, stride: int | None) -> Tensor:
-        """What `native.attend` does after storing, in PyTorch: the rows' blocks are copied side by side."""
-        k_RKSE, v_RKSE = (self._gather(x, self._tables_RJ) for x in (self.keys[layer], self.values[layer]))
+    def _attend_rows(self, step: Gathered, layer: int, q_1HNE: Tensor, stride: int | None) -> Tensor:
+        """The rows' attention, [1, H, R, E]."""
+        k_RKSE, v_RKSE = (self._gather(x, step.tables_RJ) for x in (self.keys[layer], self.values[layer]))
         R, K, S, E = k_RKSE.shape
-        distance_RS = self._lengths_R[:, None] - 1 - torch.arange(S, device=self.device)
+        distance_RS = step.lengths_R[:, None] - 1 - torch.arange(S, device=self.device)
         seen_RS = distance_RS >= 0
         if stride is not None:
             seen_RS &= (distance_RS <= stride) | (distance_RS % stride == 0)

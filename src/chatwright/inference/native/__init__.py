@@ -19,18 +19,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).parent / "kernels.c"
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-std=gnu11", "-shared", "-fPIC", "-fopenmp")
+GROUP = 4  # tokens that follow each other in a text and attend together
 _NAMES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 
 
-class _Shape(ctypes.Structure):
-    """`Shape` of kernels.c."""
+class Step(ctypes.Structure):
+    """`Step` of attention.c: which tokens are computed, and where they and their texts lie in the blocks."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("tokens", "groups", "blocks")),
+        *((name, ctypes.c_void_p) for name in ("at", "tables", "firsts", "texts", "lengths")),
+    )
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Sequence[int], int, int]], block: int) -> Step:
+        """Parts of texts end to end, each ``(blocks, start, count)``: tokens ``start`` on of the text in ``blocks``."""
+        at: list[int] = []
+        firsts, texts, lengths = [], [], []
+        for text, (blocks, start, count) in enumerate(parts):
+            for begin in range(0, count, GROUP):
+                firsts.append(len(at) + begin)
+                texts.append(text)
+                lengths.append(start + begin + 1)
+            at += [blocks[place // block] * block + place % block for place in range(start, start + count)]
+        most = max(-(-(start + count) // block) for _, start, count in parts)
+        tables = [[*blocks[:most], *[0] * (most - len(blocks))] for blocks, _, _ in parts]
+        tensors = (torch.tensor(at), *(torch.tensor(x, dtype=torch.int32) for x in (tables, firsts, texts, lengths)))
+        step = cls(len(at), len(firsts), most, *(tensor.data_ptr() for tensor in tensors))
+        step.tensors = tensors  # they must live as long
+        return step
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` of attention.c."""
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
         for name in (
-            *("tokens", "rows", "heads", "kv_heads", "width", "block", "table"),
+            *("heads", "kv_heads", "width", "block"),
             *("q_head", "q_token", "k_head", "k_token", "v_head", "v_token", "stride"),
         )
     )
@@ -42,36 +70,30 @@ def usable(tensor: Tensor) -> bool:
 
 
 def attend(
+    step: Step,
     q_1HNE: Tensor,
     k_1KNE: Tensor,
     v_1KNE: Tensor,
     keys: Tensor,
     values: Tensor,
-    at_N: Tensor,
-    tables_RJ: Tensor,
-    lengths_R: Tensor,
     stride: int | None,
 ) -> Tensor:
-    """Store the tokens' keys and values at ``at_N``; attention of the first R tokens to their texts, [1, H, R, E].
+    """Store a step's keys and values in the blocks, and attend with each query to its own text, [1, H, N, E].
 
-    keys, values: [blocks, K, block, E]. at_N: int64, block times its size plus the place in it. tables_RJ: int32, the
-    blocks of each row's text. lengths_R: int32, how many of its tokens the row sees. All of one type.
+    keys, values: [blocks, K, block, E]. All of one type.
     """
-    library = _library()
-    assert library is not None
     _, H, N, E = q_1HNE.shape
-    R, J = tables_RJ.shape
-    y_RHE = q_1HNE.new_empty(R, H, E)
-    shape = _Shape(
-        *(N, R, H, k_1KNE.shape[1], E, keys.shape[2], J),
+    y_NHE = q_1HNE.new_empty(N, H, E)
+    layer = _Layer(
+        *(H, k_1KNE.shape[1], E, keys.shape[2]),
         *(q_1HNE.stride(1), q_1HNE.stride(2), k_1KNE.stride(1), k_1KNE.stride(2), v_1KNE.stride(1), v_1KNE.stride(2)),
         stride or 0,
     )
+    assert step.tokens == N
     assert q_1HNE.stride(3) == k_1KNE.stride(3) == v_1KNE.stride(3) == 1
-    kernel = getattr(library, f"attend_{_NAMES[keys.dtype]}")
-    tensors = (q_1HNE, k_1KNE, v_1KNE, keys, values, at_N, tables_RJ, lengths_R, y_RHE)
-    kernel(ctypes.byref(shape), *(tensor.data_ptr() for tensor in tensors))
-    return y_RHE.transpose(0, 1)[None]
+    tensors = (q_1HNE, k_1KNE, v_1KNE, keys, values, y_NHE)
+    _kernel("attend", keys)(ctypes.byref(step), ctypes.byref(layer), *(tensor.data_ptr() for tensor in tensors))
+    return y_NHE.transpose(0, 1)[None]
 
 
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool) -> Tensor:
@@ -133,7 +155,7 @@ def linear(
 
 
 class LinearStruct(ctypes.Structure):
-    """`Linear` of kernels.c; the tensors must outlive it."""
+    """`Linear` of products.c; the tensors must outlive it."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("bits", "digits", "width", "outputs")),
@@ -149,7 +171,7 @@ class LinearStruct(ctypes.Structure):
 
 
 class NormStruct(ctypes.Structure):
-    """`Norm` of kernels.c; the tensors must outlive it."""
+    """`Norm` of products.c; the tensors must outlive it."""
 
     _fields_ = (
         ("centred", ctypes.c_int64),
@@ -230,7 +252,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     number, pointer, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     arguments = {
-        "attend": [pointer] * 10,
+        "attend": [pointer] * 8,
         "norm": [number] * 3 + [real] + [pointer] * 4,
         "turn": [number] * 4 + [real] + [pointer] * 4,
         "activate": [number] * 3 + [pointer] * 2,
@@ -254,14 +276,16 @@ def _compiled(compiler: str) -> Path:
         )
     except (OSError, StopIteration):
         processor = ""
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join((*FLAGS, compiler, processor)).encode()).hexdigest()[:16]
+    said = " ".join((*FLAGS, compiler, processor)).encode()
+    key = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES) + said).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatwright"
     target = folder / f"kernels-{key}.so"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             built = Path(scratch) / "kernels.so"
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(built), "-lm"]
+            units = [str(source) for source in SOURCES if source.suffix == ".c"]
+            command = [compiler, *FLAGS, *units, "-o", str(built), "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=120)
             built.replace(target)
     return target

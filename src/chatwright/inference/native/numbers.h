@@ -1,0 +1,41 @@
+/* Numbers in memory are float or bfloat16, and float in between. */
+
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+typedef uint16_t bfloat16;
+
+static inline float from_bfloat16(bfloat16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+static inline bfloat16 to_bfloat16(float x) { /* to the nearest, ties to even */
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits += 0x7fff + ((bits >> 16) & 1);
+    return (bfloat16)(bits >> 16);
+}
+
+static inline float from_float(float x) { return x; }
+static inline float to_float(float x) { return x; }
+
+/* e^x to 3e-7 of it, between e^-87 and e^88; the compiler computes many at once, which it cannot with expf. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+    const float n = rintf(x * 1.44269504f), r = fmaf(n, -0.693147181f, x);
+    const float series = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r / 720)))));
+    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23; /* 2^n */
+    float power;
+    memcpy(&power, &bits, 4);
+    return series * power;
+}
