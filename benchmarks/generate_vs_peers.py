@@ -1,7 +1,8 @@
 """Generation beside its peers, in one run and interleaved: transformers' generate, and llama.cpp on the same GGUF file.
 
 Each side answers the same prompts greedily with the same number of tokens. Prefill and decoding are timed apart: a run
-that answers with one token is subtracted from a run that answers with all. Medians of rounds.
+that answers with one token is subtracted from a run that answers with all. Figures are medians of rounds, ratios
+medians of the rounds' own ratios: neighbours in time share the machine's mood.
 
 Example: python benchmarks/generate_vs_peers.py --model gpt2 --batches 1 4 16 64 --rounds 3
 """
@@ -15,7 +16,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,6 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
-from chatwright.flow.manifest import hardware
 from chatwright.inference.engine import Engine
 from chatwright.inference.sampling import Sampling
 from chatwright.model.config import ModelConfig, parameter_count
@@ -32,10 +33,14 @@ from chatwright.model.folder import load_model
 from chatwright.model.presets import preset
 from chatwright.tokenizer.decoding import ByteTable, TextStream
 from chatwright.training.runtime import best_rate, matmul_rate, prepare
+from measure import outcome, result, tensor_bytes
 
 OURS = ("bfloat16", "int8", "int8-dynamic", "int4")
 PROMPT, ANSWER = 64, 64  # tokens
 PREFILL = 512
+# How many times as fast as transformers: one answer in bfloat16 and at its best, more at their best, a prompt.
+TARGETS = {(1, "bfloat16"): 1.4, (1, "best"): 3.5, (16, "best"): 2.5, (64, "best"): 2.5, "prefill": 1.5}
+LLAMA_TARGETS = {1: 0.9, 16: 1.0}
 
 Generate = Callable[[Sequence[list[int]], int], None]
 
@@ -52,11 +57,25 @@ class AnyTokenizer:
 
 @dataclass
 class Side:
-    """A peer: how it generates, and the bytes of weights that a step reads."""
+    """A peer: how it generates, the bytes of weights that a step reads and that are kept, and what each round took.
+
+    steps, prefills: seconds of a step of decoding, and of a prompt, round by round.
+    """
 
     name: str
+    version: str
     generate: Generate
     weight_bytes: float
+    kept_bytes: float
+    steps: list[float] = field(default_factory=list)
+    prefills: list[float] = field(default_factory=list)
+
+    def measure(self, prompts: Sequence[list[int]], long: Sequence[list[int]] | None) -> None:
+        """One round."""
+        first, whole = timed(self, prompts, 1), timed(self, prompts, ANSWER)
+        self.steps.append((whole - first) / (ANSWER - 1))
+        if long is not None:
+            self.prefills.append(timed(self, long, 1))
 
 
 def ours(model: Decoder, tokenizer: Any, precision: Any, batch: int) -> Side:
@@ -72,7 +91,8 @@ def ours(model: Decoder, tokenizer: Any, precision: Any, batch: int) -> Side:
     head = config.vocab_size * config.d_model
     inside = parameter_count(config, embeddings=False)
     bits, head_bits = {"float32": (32, 32), "bfloat16": (16, 16), "int4": (5, 8)}.get(precision, (8, 8))
-    return Side(f"ours {precision}", generate, (inside * bits + head * head_bits) / 8)
+    read = (inside * bits + head * head_bits) / 8
+    return Side(f"ours {precision}", "", generate, read, tensor_bytes(engine.model))
 
 
 def transformers_side(model: Any, config: ModelConfig) -> Side:
@@ -91,7 +111,8 @@ def transformers_side(model: Any, config: ModelConfig) -> Side:
             )
         assert out.shape[1] == tokens_BT.shape[1] + answer
 
-    return Side("transformers bfloat16", generate, 2.0 * parameter_count(config))
+    size = 2.0 * parameter_count(config)
+    return Side("transformers bfloat16", f"transformers {metadata.version('transformers')}", generate, size, size)
 
 
 def llama_side(path: Path, threads: int, batch: int) -> Side:
@@ -135,7 +156,8 @@ def llama_side(path: Path, threads: int, batch: int) -> Side:
             run([(token, len(prompts[0]) + step, text, True) for text, token in enumerate(last)])
             last = [likeliest(row) for row in range(len(last))]
 
-    return Side(f"llama.cpp {path.name.split('.')[-2]}", generate, float(path.stat().st_size))
+    version, size = f"llama-cpp-python {metadata.version('llama-cpp-python')}", float(path.stat().st_size)
+    return Side(f"llama.cpp {path.name.split('.')[-2]}", version, generate, size, size)
 
 
 def _buffer(pointer: Any, count: int) -> Any:
@@ -183,60 +205,84 @@ def main() -> None:
         f"{parameter_count(config):,} parameters; memory is read at {reads / 1e9:.1f} GB/s, "
         f"products {products / 1e9:.0f} GFLOP/s"
     )
-    figures: dict[str, Any] = {
-        "hardware": hardware(),
-        "read_gb_s": reads / 1e9,
-        "gflop_s": products / 1e9,
-        "batches": {},
-    }
     generator = torch.Generator().manual_seed(1)
+    batches: dict[int, dict[str, dict[str, float]]] = {}
+    results: list[dict[str, Any]] = []
     for batch in arguments.batches:
         sides = [transformers_side(theirs, config)]
         sides += [ours(model, tokenizer, precision, batch) for precision in arguments.precisions]
         if arguments.gguf:
             sides.append(llama_side(arguments.gguf, torch.get_num_threads(), batch))
         prompts = torch.randint(1, config.vocab_size, (batch, PROMPT), generator=generator).tolist()
-        long = torch.randint(1, config.vocab_size, (1, PREFILL), generator=generator).tolist()
-        seconds: dict[str, dict[str, list[float]]] = {s.name: {"one": [], "all": [], "prefill": []} for s in sides}
-        for number in range(arguments.rounds + 1):  # the first warms up
+        long = torch.randint(1, config.vocab_size, (1, PREFILL), generator=generator).tolist() if batch == 1 else None
+        for number in range(arguments.rounds + 1):
             for side in sides:
-                taken = {"one": timed(side, prompts, 1), "all": timed(side, prompts, ANSWER)}
-                if batch == 1:
-                    taken["prefill"] = timed(side, long, 1)
-                for kind, value in taken.items():
-                    if number:
-                        seconds[side.name][kind].append(value)
-        rows = {}
-        for side in sides:
-            median = {kind: statistics.median(values) for kind, values in seconds[side.name].items() if values}
-            step = (median["all"] - median["one"]) / (ANSWER - 1)
-            rows[side.name] = {
-                "decode_tokens_s": batch / step,
-                "of_reading_weights": side.weight_bytes / reads / step,
-                "of_products": 2.0 * parameter_count(config) * batch / products / step,
-            }
-            if "prefill" in median:
-                rows[side.name]["prefill_tokens_s"] = PREFILL / median["prefill"]
-        base = rows[sides[0].name]
-        for row in rows.values():
-            row["ratio"] = row["decode_tokens_s"] / base["decode_tokens_s"]
-            if "prefill_tokens_s" in row:
-                row["prefill_ratio"] = row["prefill_tokens_s"] / base["prefill_tokens_s"]
-        figures["batches"][batch] = rows
-        _print(batch, rows)
+                side.measure(prompts, long)
+                if number == 0:  # it warms up
+                    side.steps.clear()
+                    side.prefills.clear()
+        batches[batch] = {
+            side.name: row(side, sides[0], batch, parameter_count(config), reads, products) for side in sides
+        }
+        results += compare(f"{Path(arguments.model).name}, batch {batch}", batch, sides)
+        _print(batch, batches[batch])
         del sides
         gc.collect()
+    found = outcome("generate_vs_peers", results, read_gb_s=reads / 1e9, gflop_s=products / 1e9, batches=batches)
     if arguments.out:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def row(side: Side, base: Side, batch: int, parameters: int, reads: float, products: float) -> dict[str, float]:
+    """A side's figures; of_reading_weights and of_products are shares of what this machine can do."""
+    step = statistics.median(side.steps)
+    figures = {
+        "decode_tokens_s": batch / step,
+        "ratio": ratio(side.steps, base.steps),
+        "of_reading_weights": side.weight_bytes / reads / step,
+        "of_products": 2.0 * parameters * batch / products / step,
+        "weights_mib": side.kept_bytes / 2**20,
+    }
+    if side.prefills:
+        figures["prefill_tokens_s"] = PREFILL / statistics.median(side.prefills)
+        figures["prefill_ratio"] = ratio(side.prefills, base.prefills)
+    return figures
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """How many times as fast."""
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def compare(name: str, batch: int, sides: Sequence[Side]) -> list[dict[str, Any]]:
+    """Ours beside each peer, in bfloat16 and at its best."""
+    own = [side for side in sides if not side.version]
+    lines = []
+    for peer in (side for side in sides if side.version):
+        fastest = min(own, key=lambda side: statistics.median(side.steps))
+        targets = TARGETS if peer is sides[0] else {(k, "best"): v for k, v in LLAMA_TARGETS.items()}
+        chosen = [(side, "bfloat16") for side in own if side.name == "ours bfloat16"] + [(fastest, "best")]
+        for side, kind in chosen:
+            figures = (batch / statistics.median(side.steps), batch / statistics.median(peer.steps))
+            target = targets.get((batch, kind))
+            title = f"{name}: decoding, tokens/s, {side.name} beside {peer.name}"
+            lines.append(result(title, *figures, peer.version, ratio(side.steps, peer.steps), target))
+        if peer.prefills:
+            fastest = min(own, key=lambda side: statistics.median(side.prefills))
+            figures = (PREFILL / statistics.median(fastest.prefills), PREFILL / statistics.median(peer.prefills))
+            title = f"{name}: a prompt of {PREFILL}, tokens/s, {fastest.name} beside {peer.name}"
+            target = targets.get("prefill")
+            lines.append(result(title, *figures, peer.version, ratio(fastest.prefills, peer.prefills), target))
+    return lines
 
 
 def _print(batch: int, rows: dict[str, dict[str, float]]) -> None:
-    print(f"\nbatch {batch:<24} tokens/s  ratio  of reading  of products   prefill  ratio")
+    print(f"\nbatch {batch:<24} tokens/s  ratio  of reading  of products  weights   prefill  ratio")
     for name, row in rows.items():
         prefill = f"{row['prefill_tokens_s']:9.0f} {row['prefill_ratio']:6.2f}" if "prefill_ratio" in row else ""
         print(
             f"  {name:<26} {row['decode_tokens_s']:9.1f} {row['ratio']:6.2f} {row['of_reading_weights']:10.0%} "
-            f"{row['of_products']:11.0%} {prefill}"
+            f"{row['of_products']:11.0%} {row['weights_mib']:6.0f} MiB {prefill}"
         )
     sys.stdout.flush()
 

@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +35,7 @@ from chatwright.training.parallel import ParallelConfig, lay_out
 from chatwright.training.pretrain import new_model, open_shard, open_windows
 from chatwright.training.runtime import Precision, prepare, resolve
 from chatwright.training.schedules import ScheduleConfig
+from measure import outcome
 
 ROWS, CONTEXT, STEPS = 16, 256, 400
 SIZES: dict[str, Any] = {"context": CONTEXT, "layers": 4, "d_model": 192}
@@ -195,9 +193,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where to draw the curves")
     options = parser.parse_args()
     results = EXPERIMENTS[options.experiment](options.run, options.plot)
-    hardware = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    command = " ".join(["python", *sys.argv])
-    print(json.dumps({"benchmark": "learning", "hardware": hardware, "command": command, "results": results}))
+    outcome("learning", results)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,7 @@ allocator counted.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -29,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chatwright.model.sparse import sparse_attention
+from measure import outcome, result
 
 HEADS, WIDTH = 12, 64
 # On two CPU cores: ours at least so many times faster. The forward pass alone and with the backward pass.
@@ -147,16 +145,9 @@ def main() -> None:
             for name, value in found.items():
                 columns[title][name].append(1000 * value)
             ratio, target = found["peer"] / found["ours"], TARGETS.get((kind, length))
-            results.append(
-                {
-                    "name": f"{kind}, {length} tokens, s",
-                    **found,
-                    "peer_version": f"torch {torch.__version__} scaled_dot_product_attention",
-                    "ratio": ratio,
-                    "target": target,
-                    "ok": target is None or ratio >= target,
-                }
-            )
+            peer = f"torch {torch.__version__} scaled_dot_product_attention"
+            name = f"{kind}, {length} tokens, s"
+            results.append(result(name, found["ours"], found["peer"], peer, ratio, target))
         for name in ("ours", "peer"):
             columns["peak memory, MiB"][name].append(peak_mib(options.stride, length, name))
         row = "  ".join(f"{title} {c['ours'][-1]:8.1f} / {c['peer'][-1]:8.1f}" for title, c in columns.items())
@@ -177,11 +168,7 @@ def main() -> None:
     )
     if options.plot:
         plot(options.plot, lengths, columns)
-    hardware = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
-    )
-    command = " ".join(["python", *sys.argv])
-    print(json.dumps({"benchmark": "sparse_attention", "hardware": hardware, "command": command, "results": results}))
+    outcome("sparse_attention", results)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,6 @@ many tokens to one in a thousand.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import sysconfig
 import tempfile
 import time
@@ -23,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from chatwright.tokenizer.bpe import SPECIALS, Tokenizer, train_bpe
+from measure import outcome
 
 # rustbpe wants the pattern spelled out; this is GPT-2's, which ByteLevel has built in.
 GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -126,9 +123,7 @@ def main() -> None:
         row(f"encode, {size}", "tokenizers", encode_s, face_encode_s, face_ids == ids),
         row(f"encode, {size}", "rustbpe", encode_s, rust_encode_s, as_many),
     ]
-    hardware = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    command = " ".join(["python", *sys.argv])
-    print(json.dumps({"benchmark": "tokenizer", "hardware": hardware, "command": command, "results": results}))
+    outcome("tokenizer", results)
 
 
 if __name__ == "__main__":

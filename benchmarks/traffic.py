@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,13 +28,13 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from chatwright.flow.manifest import hardware
 from chatwright.inference.engine import Engine
 from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
 from chatwright.inference.serving import ServedEngine
 from chatwright.model.folder import load_model
 from chatwright.training.runtime import prepare
+from measure import outcome, result
 
 SYSTEM, TURNS, THINKING = 96, 3, 1.0  # tokens, and seconds between an answer and the next question on average
 ASKED, ANSWERED = (8, 60), (16, 64)  # tokens
@@ -210,27 +211,48 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 
 def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """Time to the first token, time between tokens and good answers, against the rate of conversations."""
+    """Time to the first token, time between tokens, all tokens and good answers, against the rate of conversations."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
     panels = (
         ("ttft_p95", "first token, 95th percentile (s)", True),
         ("itl_p95", "between tokens, 95th percentile (s)", True),
+        ("tokens_s", "tokens a second, all answers", False),
         ("goodput_requests_s", "good answers a second", False),
     )
     for axis, (key, title, logarithmic) in zip(axes, panels, strict=True):
         for name, rows in results.items():
             axis.plot([row["conversations_s"] for row in rows], [row[key] for row in rows], marker="o", label=name)
-        axis.set(xlabel="conversations a second", title=title, xscale="log")
+        axis.set(xlabel="conversations a second", title=title)
         if logarithmic:
             axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def compare(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Our engine beside itself without prefix cache, and beside the padded loop, at each rate."""
+    ours, without, _, padded = results.values()
+    lines = []
+    for own, plain, theirs in zip(ours, without, padded, strict=True):
+        rate, version = (
+            f"{own['conversations_s']:g} conversations/s",
+            f"transformers {metadata.version('transformers')}",
+        )
+        for key, title in (("ttft_p50", "first token, median s"), ("itl_p50", "between tokens, median s")):
+            lines.append(result(f"{rate}: {title}", own[key], theirs[key], version, theirs[key] / own[key]))
+        own_good, good = own["goodput_requests_s"], theirs["goodput_requests_s"]
+        lines.append(result(f"{rate}: good answers/s", own_good, good, version, own_good / max(good, 1e-3)))
+        figures = own["ttft_p50"], plain["ttft_p50"], "ours without prefix cache"
+        lines.append(result(f"{rate}: first token, median s", *figures, plain["ttft_p50"] / own["ttft_p50"]))
+    return lines
 
 
 def main() -> None:
@@ -267,11 +289,11 @@ def main() -> None:
                 f"{row['good']:6.0%}",
                 flush=True,
             )
-    if arguments.out:
-        figures = {"hardware": hardware(), "seconds": arguments.seconds, "sides": results}
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if arguments.plot:
         plot(results, arguments.plot)
+    found = outcome("traffic", compare(results), seconds=arguments.seconds, sides=results)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

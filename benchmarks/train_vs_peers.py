@@ -11,9 +11,7 @@ and a bfloat16 matrix product is timed. Medians over the rounds; peak memory is 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from measure import outcome, result
 
 TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
 
@@ -200,12 +200,6 @@ def measure(name: str, rounds: int) -> list[dict[str, object]]:
     return results
 
 
-def result(name: str, ours: float, peer: float, version: str, ratio: float, target: float | None) -> dict[str, object]:
-    """One line of the results."""
-    fields = {"name": name, "ours": ours, "peer": peer, "peer_version": version, "ratio": ratio, "target": target}
-    return fields | {"ok": target is None or ratio >= target}
-
-
 def main() -> None:
     """Measure, print tables, and one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,9 +213,7 @@ def main() -> None:
     results = [
         line for name in ([options.shape] if options.shape else SHAPES) for line in measure(name, options.rounds)
     ]
-    hardware = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    command = " ".join(["python", *sys.argv])
-    print(json.dumps({"benchmark": "train_vs_peers", "hardware": hardware, "command": command, "results": results}))
+    outcome("train_vs_peers", results)
 
 
 if __name__ == "__main__":

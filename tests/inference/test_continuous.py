@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -315,6 +317,17 @@ def test_changed_weights_are_used_at_once_and_never_in_the_middle_of_an_answer(
         fresh = Engine(tiny, tokenizer, 2, precision=engine.precision)
         assert new.tokens == fresh.generate([prompt], [greedy(12)])[0].tokens
     assert engines[0].model.embedding.weight.data_ptr() == address == tiny.embedding.weight.data_ptr()  # not a copy
+
+
+def test_a_model_that_is_only_served_is_given_back(tokenizer: Tokenizer) -> None:
+    model = build("modern", tokenizer.vocab_size)
+    engine, gone = Engine(model, tokenizer, 2, precision="int8"), weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    assert engine.generate([[5] * 10], [greedy(4)])[0].tokens
+    with pytest.raises(RuntimeError, match="is gone"):
+        engine.refresh()
 
 
 def test_stop_strings_end_the_text_and_never_leak(tiny: Decoder, tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ rounding only. Ids that the tokenizer does not have (a vocabulary rounded up) ar
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Engine:
         drafts: int = 0,
         prefix_cache: bool = True,
     ) -> None:
-        self.source = model
+        self._source = weakref.ref(model)
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.precision = precision
@@ -118,6 +119,13 @@ class Engine:
             self._end(request, "cancelled")
 
     @property
+    def source(self) -> Decoder | None:
+        """The model that it was made from. Where the weights are the engine's own, it lives as long as others need it:
+        one that is only served gives its memory back.
+        """
+        return self._source()
+
+    @property
     def context(self) -> int:
         """The most tokens of a prompt and its answer."""
         return min(self.model.config.context, self._pool.total * BLOCK)
@@ -150,12 +158,14 @@ class Engine:
     def refresh(self) -> None:
         """Answer with the model's weights as they are now, after they were changed; ``version`` grows by one.
 
-        RuntimeError while requests are under way: an answer is of one version.
+        RuntimeError while requests are under way, since an answer is of one version, and when the model is gone.
         """
         if self.busy:
             raise RuntimeError("weights were changed while requests are under way; finish or cancel them first")
         if self.precision is not None:
-            pack(self.source, self.model, self.precision)
+            if (source := self.source) is None:
+                raise RuntimeError("the model that these weights were made from is gone; keep it to refresh them")
+            pack(source, self.model, self.precision)
         self._pool.forget()
         self.version += 1
 

@@ -41,11 +41,17 @@ def precision_named(name: str) -> Precision:
 def packed(model: Decoder, precision: Precision) -> Decoder:
     """A model of its own for inference, with the weights of ``model`` in ``precision``."""
     precision_named(precision)
+    dtype, device = torch.float32 if precision == "float32" else torch.bfloat16, model.embedding.weight.device
+    # Linear maps get weights of their own from `pack`: theirs are not copied first.
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    empty = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for own in linears for p in own.parameters()}
     with torch.no_grad():
-        copy = deepcopy(model).requires_grad_(False).eval()
-        copy = copy.to(torch.float32 if precision == "float32" else torch.bfloat16)
+        copy = deepcopy(model, empty).requires_grad_(False).eval()
+        for parameter in copy.parameters():
+            parameter.data = parameter.data.to(dtype)
         copy.make_tables()  # angles stay float32
-        copy.to(model.embedding.weight.device)
+        for buffer in copy.buffers():
+            buffer.data = buffer.data.to(device)
         if copy.head is None and precision != "float32":  # tied to the embedding, which is looked up and not multiplied
             copy.head = nn.Linear(model.config.d_model, model.config.vocab_size, bias=False, device="meta")
     pack(model, copy, precision)
