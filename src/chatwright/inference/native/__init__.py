@@ -142,7 +142,7 @@ def linear(
 
     weights: for 8 bits, int8 [O / 4, D / 64, 4, 64], the outputs' sums, int32, and scales, all and the bias filled up
     to a multiple of 4 outputs; for 4, levels [O, D / 2] (of 64 in a row the first 32 in the lower halves), scales and
-    offsets, [O, D / 32]. D is a multiple of 64. All else is float32.
+    offsets, bfloat16 [O, D / 32]. D is a multiple of 64. All else is float32.
     """
     library = _library()
     assert library is not None

@@ -82,23 +82,39 @@ static inline void write4(__m128 value, const bfloat16 *residual, bfloat16 *y, i
     }
 }
 
-/* The same for weights of 4 bits, of one output: 64 weights lie in 32 bytes, the first 32 in the low halves. A level
-   counts `scales[group]`; what offsets add is left to the caller. */
-static inline __attribute__((always_inline)) void dots4(const uint8_t *w, const float *scales, const int8_t *x,
+static inline __m512 load16(__mmask16 here, const bfloat16 *x) {
+    const __m256i bits = _mm256_maskz_loadu_epi16(here, x);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+
+/* The same for weights of 4 bits, of one output: 64 weights lie in 32 bytes, the first 32 in the low halves. A weight
+   is a level times its group's scale plus its offset; `sums` are the groups' sums of each row. */
+static inline __attribute__((always_inline)) void dots4(const uint8_t *w, const bfloat16 *scales,
+                                                        const bfloat16 *offsets, const int8_t *x, const float *sums,
                                                         const int64_t rows, int64_t width, float *found) {
     __m512 acc[4];
     for (int r = 0; r < rows; r++) acc[r] = _mm512_setzero_ps();
     const __m512i low = _mm512_set1_epi8(15);
-    for (int64_t i = 0; i < width; i += 64) {
-        _mm_prefetch(w + i / 2 + AHEAD, _MM_HINT_T0);
-        const __m256i packed = _mm256_loadu_si256((const __m256i *)(w + i / 2));
-        const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(packed), _mm256_srli_epi16(packed, 4), 1);
-        const __m512i levels = _mm512_and_si512(both, low);
-        const __m512 scale = _mm512_insertf32x8(_mm512_set1_ps(scales[i / 32]), _mm256_set1_ps(scales[i / 32 + 1]), 1);
-        for (int r = 0; r < rows; r++) {
-            const __m512i v = _mm512_loadu_si512(x + r * width + i);
-            const __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels, v);
-            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[r]);
+    const int64_t groups = width / 32;
+    for (int64_t g = 0; g < groups; g += 16) {
+        const int64_t few = groups - g < 16 ? groups - g : 16;
+        const __mmask16 here = (__mmask16)((1 << few) - 1);
+        const __m512 scale = load16(here, scales + g), offset = load16(here, offsets + g);
+        for (int r = 0; r < rows; r++)
+            acc[r] = _mm512_fmadd_ps(offset, _mm512_maskz_loadu_ps(here, sums + r * groups + g), acc[r]);
+        __m512i pair = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1); /* of groups */
+        for (int64_t i = 32 * g; i < 32 * (g + few); i += 64) {
+            _mm_prefetch(w + i / 2 + AHEAD, _MM_HINT_T0);
+            const __m256i packed = _mm256_loadu_si256((const __m256i *)(w + i / 2));
+            const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(packed), _mm256_srli_epi16(packed, 4), 1);
+            const __m512i levels = _mm512_and_si512(both, low);
+            const __m512 own = _mm512_permutexvar_ps(pair, scale);
+            pair = _mm512_add_epi32(pair, _mm512_set1_epi32(2));
+            for (int r = 0; r < rows; r++) {
+                const __m512i v = _mm512_loadu_si512(x + r * width + i);
+                const __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), levels, v);
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), own, acc[r]);
+            }
         }
     }
     for (int r = 0; r < rows; r++) found[r] = _mm512_reduce_add_ps(acc[r]);
@@ -158,10 +174,10 @@ void linear_int8(int64_t rows, int64_t width, int64_t outputs, int64_t digits, c
     free(units);
 }
 
-/* The same for weights of 4 bits in groups of 32: levels [outputs, width / 2], scales and offsets float [outputs,
+/* The same for weights of 4 bits in groups of 32: levels [outputs, width / 2], scales and offsets bfloat16 [outputs,
    width / 32]; a weight is level * scale + offset. */
 void linear_int4(int64_t rows, int64_t width, int64_t outputs, int64_t digits, const bfloat16 *x, const uint8_t *w,
-                 const float *scales, const float *offsets, const float *bias, const bfloat16 *residual, bfloat16 *y) {
+                 const bfloat16 *scales, const bfloat16 *offsets, const float *bias, const bfloat16 *residual, bfloat16 *y) {
     const int64_t lines = rows * digits, groups = width / 32;
     int8_t *bytes = aligned_alloc(64, lines * width);
     float *units = malloc(rows * sizeof(float)), *sums = malloc(lines * groups * sizeof(float));
@@ -184,17 +200,14 @@ void linear_int4(int64_t rows, int64_t width, int64_t outputs, int64_t digits, c
             for (int64_t l = 0; l < lines; l += 4) {
                 const int64_t n = lines - l < 4 ? lines - l : 4;
                 const int8_t *from = bytes + l * width;
+                const uint8_t *levels = w + o * width / 2;
+                const bfloat16 *scale = scales + o * groups, *offset = offsets + o * groups;
+                const float *sum = sums + l * groups;
                 switch (n) {
-                    case 1: dots4(w + o * width / 2, scales + o * groups, from, 1, width, found); break;
-                    case 2: dots4(w + o * width / 2, scales + o * groups, from, 2, width, found); break;
-                    case 3: dots4(w + o * width / 2, scales + o * groups, from, 3, width, found); break;
-                    default: dots4(w + o * width / 2, scales + o * groups, from, 4, width, found);
-                }
-                for (int64_t i = 0; i < n; i++) {
-                    const float *sum = sums + (l + i) * groups, *offset = offsets + o * groups;
-                    float more = 0;
-                    for (int64_t g = 0; g < groups; g++) more += sum[g] * offset[g];
-                    found[i] += more;
+                    case 1: dots4(levels, scale, offset, from, sum, 1, width, found); break;
+                    case 2: dots4(levels, scale, offset, from, sum, 2, width, found); break;
+                    case 3: dots4(levels, scale, offset, from, sum, 3, width, found); break;
+                    default: dots4(levels, scale, offset, from, sum, 4, width, found);
                 }
                 for (int64_t i = 0; i < n; i += digits) {
                     const int64_t r = (l + i) / digits;
@@ -216,8 +229,8 @@ void linear_int4(int64_t rows, int64_t width, int64_t outputs, int64_t digits, c
 /* Weights of a linear map, as linear_int8 and linear_int4 take them. */
 typedef struct {
     int64_t bits, digits, width, outputs;
-    const void *weights, *second;
-    const float *third, *bias;
+    const void *weights, *second, *third;
+    const float *bias;
 } Linear;
 
 /* Weights of a norm. */
