@@ -34,7 +34,10 @@ STAGES = {
     "sft": "Teach it to answer: supervised fine-tuning on demonstrations.",
     "compare": "Sample several answers to each prompt and let the simulated labeller rank them.",
     "reward": "Train the reward model on the rankings.",
+    "best_of_n": "Keep the best of n answers: rejection sampling, and what it gains and costs.",
+    "dpo": "Learn from the rankings directly: direct preference optimisation.",
     "ppo": "Optimise the assistant against the reward model, with the pretraining mix.",
+    "grpo": "Optimise it with rewards relative to its other answers, without a critic.",
     "evaluate": "Ask every model the evaluation questions and fill the table of checks.",
     "report": "Write report.json and the page report.html.",
 }

@@ -21,10 +21,11 @@ def _inputs_of(instance: Instance, recipe: Recipe) -> tuple[str, ...]:
     stage = instance.stage
     if stage.name in GATHERING:
         return recipe.names[: recipe.names.index(stage.name)]
-    for name in stage.inputs:
+    wanted = instance.config.wanted(stage.inputs)
+    for name in wanted:
         if name not in recipe.names:
             raise UserError(f"{recipe.path}: {stage.name} reads {name}, which `stages` leaves out; add {name!r} to it.")
-    return stage.inputs
+    return wanted
 
 
 def keys(recipe: Recipe) -> dict[str, str]:

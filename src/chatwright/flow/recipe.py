@@ -3,7 +3,7 @@
 name = "atlas"
 seed = 1                                       # of every stage that sets none
 questions = [["Hello!"], ["What is the capital of Chile?", "And its currency?"]]   # what `chatwright demo` asks
-stages = ["conversations", "corpus"]           # optional; all of the road when left out
+stages = ["conversations", "corpus"]           # optional; all that are not optional when left out
 
 [pretrain]                                     # a table a stage: the fields of its config
 steps = 1200
@@ -91,7 +91,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), road: Mapping[str, St
     top = _validate(Top, raw, str(path), "")
     instances = []
     for name in road:
-        if name in _chosen(top, path, road):
+        if name in _chosen(top, path, road, tables):
             instances += _instances(road[name], tables.get(name, {}), top.seed, path, overridden)
     return Recipe(path, top.name, top.questions, tuple(instances))
 
@@ -140,10 +140,10 @@ def _lay_over(raw: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]
     return place, value
 
 
-def _chosen(top: Top, path: Path, road: Mapping[str, Stage]) -> Iterable[str]:
-    """The stages of this recipe."""
+def _chosen(top: Top, path: Path, road: Mapping[str, Stage], tables: Mapping[str, Any]) -> Iterable[str]:
+    """The stages of this recipe: those it names, or all but optional ones that it has no table of."""
     if top.stages is None:
-        return tuple(road)
+        return tuple(name for name, stage in road.items() if name in tables or not stage.optional)
     for name in top.stages:
         if name not in road:
             raise UserError(f"{path}: `stages` names {name!r}, which is no stage{nearest(name, list(road))}.")

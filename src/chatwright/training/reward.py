@@ -22,8 +22,9 @@ from chatwright.storage import file_digest, keyed_uniform, read_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
+from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.objectives import better_pairs, ranking_loss
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
@@ -35,7 +36,7 @@ from chatwright.training.sft import example
 ROWS = 32  # answers side by side in one forward pass
 
 
-class RewardConfig(GradientConfig):
+class RewardConfig(TuningConfig, GradientConfig):
     """How the reward model is trained.
 
     batch: prompts in a step, each with all its answers (InstructGPT C.2: 64). micro_batch: answers that go through the
@@ -74,6 +75,8 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     layout = config.layout()
     decoder, tokenizer = load_model(inputs["sft"])
     model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed))
+    if config.lora is not None:
+        add_adapters(decoder, config.lora, config.seed)
     if decoder.head is not None:
         decoder.head.requires_grad_(False)  # the language model's head has no part in a score
     layout.spread(model).eval()  # no dropout in reward models (NDET)
@@ -105,7 +108,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         "set of comparisons": file_digest(inputs["compare"] / "comparisons.jsonl"),
     }
     plan = Plan.of("reward", config, out, steps, identity, decoder.config)
-    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
 
     def documents(step: int) -> list[str]:
         return [comparisons[number].id for number in numbers(step)]
@@ -115,7 +118,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     demonstrations = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
     raw_mean = center(model, tokenizer, demonstrations, config)
     scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
-    result = layout.whole(model)
+    result = merged(layout.whole(model))
     world.once(lambda: save_reward(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     flat = torch.tensor([score for answers in scores for score in answers])

@@ -22,17 +22,18 @@ from chatwright.tokenizer.chat import render_with_mask
 from chatwright.training import world
 from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts, summed_nats
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, restore_best, train
+from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.pretrain import open_shard, open_windows
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
 
 
-class SftConfig(GradientConfig):
+class SftConfig(TuningConfig, GradientConfig):
     """What is learned from, and for how long.
 
     data: a file of your own conversations in place of the stage's demonstrations. epochs: passes over them; ``steps``
@@ -75,6 +76,8 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     """Fine-tune the model of ``pretrain`` and leave it in ``out`` as a Hugging Face folder."""
     layout = config.layout()
     model, tokenizer = load_model(inputs["pretrain"])
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.seed)
     layout.spread(model, rows_alike=True).train()
     context = model.config.context
     path = config.data or inputs["conversations"] / "demonstrations.jsonl"
@@ -86,9 +89,9 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     text = open_shard(inputs["shards"], "heldout", tokenizer).tokens
     rows = config.batch - config.text_rows
     steps = config.steps or math.ceil(config.epochs * len(packed) / rows)
-    learned = sum(sum(example.mask) for example in examples)
+    wanted = sum(sum(example.mask) for example in examples)
     say(
-        f"  sft: {len(examples):,} conversations ({cut} shortened) with {learned:,} tokens to learn, "
+        f"  sft: {len(examples):,} conversations ({cut} shortened) with {wanted:,} tokens to learn, "
         f"in {len(packed):,} rows of {context}; {steps:,} steps of {rows} such rows and {config.text_rows} of text, "
         f"{steps * rows / len(packed):.2f} epochs"
     )
@@ -110,12 +113,12 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
 
     identity = {"tokenizer": tokenizer.hash, "set of demonstrations": file_digest(path)}
     plan = Plan.of("sft", config, out, steps, identity, model.config)
-    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: packed.documents(step * rows, rows))
     train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("heldout_loss"))
     if config.result == "best":
         restore_best(trained, plan)
-    result = layout.whole(model)
+    result = merged(layout.whole(model))
     world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     measured = [line for line in read_metrics(out) if "heldout_loss" in line]
