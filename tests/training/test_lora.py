@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder, init_weights
+from chatwright.model.folder import save_model
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.presets import preset
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.training import reward, sft
 from chatwright.training.lora import LoraConfig, LoraLinear, add_adapters, has_adapters, learned, merged, sharing, twin
 from chatwright.training.optim import Muon, OptimConfig, build_optimizers
 
@@ -107,3 +114,60 @@ def test_a_checkpoint_holds_adapters_and_head_alone() -> None:
     assert parameters["head/weight"] is model.head.weight
     plain = new_model()
     assert learned(plain) is plain
+
+
+@pytest.fixture
+def sources(inputs: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path) -> dict[str, Path]:
+    """What sft and reward read; both start from one model of random weights."""
+    sizes = {"layers": 2, "d_model": 32, "heads": 2, "kv_heads": 1, "context": 96}
+    model = Decoder(preset("modern", vocab_size=tokenizer.vocab_size, **sizes))
+    init_weights(model, torch.Generator().manual_seed(0))
+    save_model(model, tmp_path / "start", tokenizer)
+    return {**inputs, "pretrain": tmp_path / "start", "sft": tmp_path / "start"}
+
+
+QUICK = {"batch": 4, "checkpoint": {"every": 3}, "dtype": "float32", "lora": LoraConfig(rank=8), "optim": {"lr": 0.02}}
+
+
+@pytest.mark.parametrize("stage", [sft, reward])
+def test_a_stage_learns_through_adapters_resumes_to_the_same_bits_and_leaves_a_plain_model(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Any
+) -> None:
+    config = stage.STAGE.config(**QUICK, epochs=8.0)
+    folders = [tmp_path / name for name in ("straight", "killed")]
+    for folder in folders:
+        folder.mkdir()
+    straight = stage.run(config, sources, folders[0])
+    if stage is sft:
+        assert straight["heldout_loss"] < straight["heldout_loss_start"] - 0.3
+    else:
+        assert straight["accuracy_labels"] > 0.7
+    parts = "language_parts" if stage is sft else "ranking_parts"
+    made, calls = getattr(stage, parts), 0
+
+    def killed(*args: Any, **settings: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return made(*args, **settings)
+
+    monkeypatch.setattr(stage, parts, killed)
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(config, sources, folders[1])
+    monkeypatch.undo()
+    assert stage.run(config, sources, folders[1]) == straight
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert first == second
+    before, after = (load_file(folder / "model.safetensors") for folder in (sources["sft"], folders[0]))
+    moved = {name for name, tensor in after.items() if name not in before or not torch.equal(before[name], tensor)}
+    maps = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    learned_maps = {part for name in moved for part in name.split(".") if part in maps}
+    assert learned_maps == maps
+    assert {name for name in moved if not maps & set(name.split("."))} <= {"score.weight"}
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatwright.training.config.world.size", lambda: 2)
+    with pytest.raises(UserError, match="LoRA adapters learns in one process; leave out torchrun"):
+        sft.SftConfig(lora=LoraConfig()).layout()

@@ -23,7 +23,7 @@ from chatwright.training.ppo.stage import learn_and_compare, read_inputs
 class GrpoConfig(RolloutConfig):
     """How it learns; numbers from DeepSeekMath 4.2. group: answers to a prompt, of which ``batch`` counts each."""
 
-    episodes: int = Field(default=147_456, gt=0)  # 144 steps of a batch; DeepSeekMath has 144k questions
+    episodes: int = Field(default=256 * 1024, gt=0)  # ours: 256 steps, of 16 questions each
     batch: int = Field(default=1024, gt=0)
     minibatch: int = Field(default=1024, gt=0)  # "a single update following each exploration stage"
     group: int = Field(default=64, gt=1)

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from chatwright.inference.engine import Engine
 from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
+from chatwright.inference.weights import Precision as EnginePrecision
 from chatwright.model.decoder import Decoder
 from chatwright.records import Rollout
 from chatwright.tokenizer.bpe import Tokenizer
@@ -215,25 +216,26 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
         return [answer for share in world.gather(answers)[:: config.parallel.tensor] for answer in share]
 
     def _engine_now(self) -> Engine:
-        """An engine that answers with the policy as it is now: the same one, where it shares the policy's weights."""
+        """An engine that answers with the policy as it is now, in the precision that it learns in."""
         model = self._sampler()
         if self._engine is not None and self._engine.source is model:
             self._engine.refresh()
         else:
-            self._engine = Engine(model, self.tokenizer, batch_size=self.config.batch)
+            precision: EnginePrecision | None = "bfloat16" if self.dtype == torch.bfloat16 else None
+            self._engine = Engine(model, self.tokenizer, batch_size=self.config.batch, precision=precision)
         return self._engine
 
     def _sampler(self) -> Decoder:
-        """The policy as one process can sample with it."""
-        return self.layout.whole(self.policy)
+        """The policy as one process can sample with it: itself, unless it is spread or has adapters."""
+        return merged(self.layout.whole(self.policy))
 
     @torch.no_grad()
     def logprobs(self, model: Decoder, batch: Texts) -> torch.Tensor:
         """``[B, T]``: a model's log-probabilities of the responses in a `collate`d batch, as they are learned from."""
 
         def measure(tokens_BT: torch.Tensor, valid_BT: torch.Tensor, response_BT: torch.Tensor) -> torch.Tensor:
-            vocab_size = self.tokenizer.vocab_size
-            return response_logprobs(model, tokens_BT, valid_BT, response_BT, self.config.temperature, vocab_size)[0]
+            settings = self.config.temperature, self.tokenizer.vocab_size
+            return response_logprobs(model, tokens_BT, valid_BT, response_BT, *settings, entropy=False)[0]
 
         return self._shared(measure, batch)
 
