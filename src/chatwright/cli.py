@@ -200,7 +200,10 @@ def _stage_command(name: str) -> Callable[..., None]:
     ) -> None:
         from chatwright.flow.recipe import read_recipe
 
-        _run(read_recipe(recipe, set_ or []), out, name, None, as_json)
+        read = read_recipe(recipe, set_ or [])
+        if name not in read.names:  # an optional stage, asked for by this command alone
+            read = read_recipe(recipe, [*(set_ or []), f"{name}={{}}"])
+        _run(read, out, name, None, as_json)
 
     command.__doc__ = (
         f"{STAGES[name]}\n\nStages before it that are not done are run first.\n\n"
