@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +12,7 @@ from chatwright.corpus.stage import CorpusConfig
 from chatwright.errors import UserError
 from chatwright.evaluation.report import ReportConfig
 from chatwright.evaluation.stage import EvaluateConfig
+from chatwright.flow import graph
 from chatwright.flow.recipe import Instance, Recipe
 from chatwright.model.config import ModelConfig, parameter_count
 from chatwright.model.cost import train_flops
@@ -54,14 +55,12 @@ class Configs:
     """The configs that a stage's work follows from, and the model that all of them are about."""
 
     conversations: ConversationsConfig
-    compare: CompareConfig
     model: ModelConfig
 
-    @property
-    def answers(self) -> int:
+    def answers(self, compare: CompareConfig) -> int:
         """Answers that are compared, to all prompts together."""
-        prompts = min(self.compare.prompts or self.conversations.prompt_count, self.conversations.prompt_count)
-        return prompts * (self.compare.answers_min + self.compare.answers_max) // 2
+        prompts = min(compare.prompts or self.conversations.prompt_count, self.conversations.prompt_count)
+        return prompts * (compare.answers_min + compare.answers_max) // 2
 
     def learn(self, tokens: float) -> float:
         """Operations of learning from ``tokens``."""
@@ -81,10 +80,21 @@ def workloads(recipe: Recipe) -> dict[str, Work]:
     tokenizer = _get(by_name, "tokenizer", TokenizerConfig) or TokenizerConfig()
     configs = Configs(
         conversations=_get(by_name, "conversations", ConversationsConfig) or ConversationsConfig(),
-        compare=_get(by_name, "compare", CompareConfig) or CompareConfig(),
         model=_model(pretrain, tokenizer.vocab_size, recipe.path),
     )
-    return {i.name: work for i in recipe.instances if (work := _work(i, configs)) is not None}
+    compared = {name: c for name, c in by_name.items() if isinstance(c, CompareConfig)}
+    return {
+        i.name: work
+        for i in recipe.instances
+        if (work := _work(i, configs, [compared[name] for name in _sources(recipe, i, compared)])) is not None
+    }
+
+
+def _sources(recipe: Recipe, instance: Instance, compared: Mapping[str, CompareConfig]) -> list[str]:
+    """What a reward model's comparisons come from: all the comparing that it is made from."""
+    if not isinstance(instance.config, RewardConfig):
+        return []
+    return [name for name in graph.needed_for(recipe, (instance.name,)) if name in compared]
 
 
 def _model(config: PretrainConfig, vocab_size: int, recipe: Path) -> ModelConfig:
@@ -100,8 +110,8 @@ def _get(configs: Mapping[str, StageConfig], name: str, kind: type[ConfigT]) -> 
     return found if isinstance(found, kind) else None
 
 
-def _work(instance: Instance, configs: Configs) -> Work | None:
-    """The work of one instance; None for a stage that is not known here."""
+def _work(instance: Instance, configs: Configs, compared: Sequence[CompareConfig]) -> Work | None:
+    """The work of one instance; None for a stage that is not known here. ``compared``: what a reward model is of."""
     match instance.config:
         case PretrainConfig() as config:
             return _pretrain(config, configs)
@@ -110,7 +120,7 @@ def _work(instance: Instance, configs: Configs) -> Work | None:
         case CompareConfig() as config:
             return _compare(config, configs)
         case RewardConfig() as config:
-            return _reward(config, configs)
+            return _reward(config, configs, compared)
         case PpoConfig() as config:
             return _ppo(config, configs)
         case EvaluateConfig() as config:
@@ -150,12 +160,14 @@ def _sft(config: SftConfig, configs: Configs) -> Work:
 
 
 def _compare(config: CompareConfig, configs: Configs) -> Work:
-    sampled = configs.answers * min(ANSWER, config.max_tokens)
-    return Work(sampled=sampled, products=configs.judge(sampled + configs.answers * PROMPT))
+    answers = configs.answers(config)
+    sampled = answers * min(ANSWER, config.max_tokens)
+    return Work(sampled=sampled, products=configs.judge(sampled + answers * PROMPT))
 
 
-def _reward(config: RewardConfig, configs: Configs) -> Work:
-    tokens = round(config.epochs * configs.answers * (PROMPT + ANSWER))
+def _reward(config: RewardConfig, configs: Configs, compared: Sequence[CompareConfig]) -> Work:
+    answers = sum(configs.answers(compare) for compare in compared)
+    tokens = round(config.epochs * answers * (PROMPT + ANSWER))
     return Work(tokens=tokens, products=configs.learn(tokens), parameters=parameter_count(configs.model))
 
 

@@ -31,7 +31,8 @@ EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
     """Train the policy and compare it with the SFT model on held-out prompts. UserError when the inputs do not fit."""
     layout = config.layout()
-    policy, tokenizer = load_model(inputs["sft"])
+    reference, tokenizer = load_model(inputs["sft"])
+    policy, _ = load_model(inputs.get("policy", inputs["sft"]))  # a later round may start from an earlier one's policy
     reward_model, reward_tokenizer = load_reward(inputs["reward"])
     if reward_tokenizer.hash != tokenizer.hash:
         raise UserError(
@@ -49,7 +50,7 @@ def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
     trainer = Trainer(
         config,
         policy=policy,
-        reference=deepcopy(policy),
+        reference=reference,
         critic=deepcopy(reward_model),  # InstructGPT C.4: the value function starts as the reward model
         score=reward_model_score(reward_model, tokenizer.pad, config.dtype, config.micro_batch),
         pretraining=open_windows(shard, config.ptx_length, config.seed) if config.ptx_coef else None,
@@ -57,6 +58,8 @@ def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
         layout=layout,
     )
     models = {"SFT model": inputs["sft"], "reward model": inputs["reward"]}
+    if "policy" in inputs:
+        models["first policy"] = inputs["policy"]
     identity = {name: file_digest(folder / "model.safetensors") for name, folder in models.items()}
     plan = Plan.of("ppo", config, out, config.steps, identity)
     train(trainer.trained, steps_of(trainer, prompts), plan, note=_note)
