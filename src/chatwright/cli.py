@@ -37,6 +37,8 @@ STAGES = {
     "sft": "Teach it to answer: supervised fine-tuning on demonstrations.",
     "compare": "Sample several answers to each prompt and let the simulated labeller rank them.",
     "reward": "Train the reward model on the rankings.",
+    "examine": "Measure the reward model: accuracy by source and length, calibration, probes of what it likes.",
+    "choose": "Keep the fine-tuned model, of those that sft kept, whose answers the reward model likes best.",
     "ppo": "Optimise the assistant against the reward model, with the pretraining mix.",
     "evaluate": "Ask every model the evaluation questions and fill the table of checks.",
     "report": "Write report.json and the page report.html.",

@@ -89,16 +89,18 @@ def load_comparisons(path: Path) -> Loaded[Comparison]:
     return _load(path, _comparison)
 
 
-def by_prompt(records: Sequence[RecordT], share: float, seed: int) -> tuple[list[RecordT], list[RecordT]]:
+def by_prompt(records: Sequence[RecordT], share: float) -> tuple[list[RecordT], list[RecordT]]:
     """Split into those to learn from and a held-out ``share``.
 
     By a hash of how the conversation begins: what asks the same, and what goes on from the same first message, is on
-    one side, whatever else is in the file.
+    one side, whatever the seed of a run and, as long as a prompt is left for each side, whatever else is in the file.
     """
-    kept, out = [], []
-    for record in records:
-        (out if keyed_uniform("heldout", seed, prompt_id(record)) < share else kept).append(record)
-    return kept, out
+    places = {prompt: keyed_uniform("heldout", prompt) for prompt in map(prompt_id, records)}
+    order = sorted(places, key=places.__getitem__)
+    count = sum(place < share for place in places.values())
+    out = set(order[: min(max(count, share > 0), len(order) - 1)])
+    kept = [record for record in records if prompt_id(record) not in out]
+    return kept, [record for record in records if prompt_id(record) in out]
 
 
 def prompt_id(record: Conversation | Comparison) -> str:

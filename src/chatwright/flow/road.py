@@ -16,10 +16,15 @@ MODULES = {
     "sft": "chatwright.training.sft",
     "compare": "chatwright.training.compare",
     "reward": "chatwright.training.reward",
+    "examine": "chatwright.evaluation.examine",
+    "choose": "chatwright.training.choose",
     "ppo": "chatwright.training.ppo.stage",
     "evaluate": "chatwright.evaluation.stage",
     "report": "chatwright.evaluation.report",
 }
+
+# Stages that a recipe without `stages` has only when it has a table for them.
+ON_REQUEST = ("choose",)
 
 
 class Road(Mapping[str, Stage]):
