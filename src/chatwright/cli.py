@@ -39,7 +39,10 @@ STAGES = {
     "reward": "Train the reward model on the rankings.",
     "examine": "Measure the reward model: accuracy by source and length, calibration, probes of what it likes.",
     "choose": "Keep the fine-tuned model, of those that sft kept, whose answers the reward model likes best.",
+    "best_of_n": "Keep the best of n answers: rejection sampling, and what it gains and costs.",
+    "dpo": "Learn from the rankings directly: direct preference optimisation.",
     "ppo": "Optimise the assistant against the reward model, with the pretraining mix.",
+    "grpo": "Optimise it with rewards relative to its other answers, without a critic.",
     "evaluate": "Ask every model the evaluation questions and fill the table of checks.",
     "report": "Write report.json and the page report.html.",
 }

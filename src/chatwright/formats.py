@@ -113,7 +113,7 @@ def _load(path: Path, read: Callable[[dict[str, Any], str, str], RecordT]) -> Lo
     records: list[RecordT] = []
     whole: list[Problem] = []  # files of which nothing can be read: these are named first
     problems: list[Problem] = []
-    for file in _files(path):
+    for file in files_of(path):
         for number, (place, value) in enumerate(_objects(file)):
             if isinstance(value, Problem):
                 (problems if place else whole).append(value)
@@ -129,7 +129,7 @@ def _load(path: Path, read: Callable[[dict[str, Any], str, str], RecordT]) -> Lo
     return Loaded(records, whole + problems)
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The files that a path of a config means. UserError when there are none."""
     if path.is_file():
         return [path]

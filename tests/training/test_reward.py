@@ -104,7 +104,7 @@ def test_pairs_of_ones_own_are_learned_from_without_other_stages(
         lines.append({"chosen": f"{asked} It is {color}.", "rejected": f"{asked} The color of {thing}."})
     own.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"chosen": "a", "rejected": "b"}]))
     config = RewardConfig(**QUICK, data=own, malformed="skip", heldout=0.3, prompts=20)
-    assert config.reads(reward.STAGE.inputs) == {"sft": "sft"}
+    assert config.wanted(reward.STAGE.inputs) == ("sft",)
     headline = reward.run(config, {"sft": sources["sft"]}, tmp_path)
     assert headline["prompts"] == 20
     assert headline["accuracy_labels"] > 0.9

@@ -97,13 +97,13 @@ def test_own_conversations_take_the_demonstrations_place_and_need_no_other_stage
     records = [{"instruction": question, "output": "It is green."} for question in asked]
     own.write_text("".join(json.dumps(record) + "\n" for record in [*records, {"text": "?"}]), encoding="utf-8")
     config = SftConfig(**{**QUICK, "epochs": 1, "pretrain_share": 0.0}, data=own, malformed="skip")
-    assert config.reads(sft.STAGE.inputs) == {"pretrain": "pretrain"}
+    assert config.wanted(sft.STAGE.inputs) == ("pretrain",)
     headline = sft.run(config, {"pretrain": pretrained}, tmp_path)
     assert headline["conversations"] == 2  # of three one is held out
     assert headline["heldout_loss"] < headline["heldout_loss_start"]
     assert "bits_per_byte" not in headline
     assert json.loads((tmp_path / "malformed.jsonl").read_text())["place"] == f"{own}, line 4"
-    assert set(SftConfig(data=own).reads(sft.STAGE.inputs)) == {"pretrain", "shards"}
+    assert SftConfig(data=own).wanted(sft.STAGE.inputs) == ("pretrain", "shards")
     own.write_text(json.dumps(records[0]), encoding="utf-8")
     with pytest.raises(UserError, match="holds one prompt alone"):
         sft.run(config, {"pretrain": pretrained}, tmp_path)

@@ -111,7 +111,7 @@ def _draw(report: dict[str, Any], out: Path) -> None:
     except ImportError:
         say("  examine: no figures; install matplotlib with: pip install 'chatwright[report]'")
         return
-    for name, draw in examine_plots.FIGURES.items():
+    for name, (draw, _) in examine_plots.FIGURES.items():
         figure = draw(report)
         if figure is not None:
             figure.savefig(out / f"{name}.png", facecolor="white", dpi=150)

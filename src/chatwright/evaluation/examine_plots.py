@@ -11,6 +11,10 @@ from matplotlib.ticker import PercentFormatter
 
 from chatwright.evaluation.palette import FAINT, INK, hue
 from chatwright.evaluation.plots import STYLE, WIDTH
+from chatwright.evaluation.runs import StageRun
+from chatwright.storage import read_json
+
+REPORT = "report.json"  # in the folder of the stage examine
 
 
 def accuracy_figure(report: Mapping[str, Any]) -> Figure:
@@ -74,8 +78,16 @@ def _points(axis: Any, parts: Sequence[Mapping[str, Any]], color: str, marker: s
     axis.scatter([part["value"] for part in parts], range(len(parts)), s=24, marker=marker, color=color, label=label)
 
 
-FIGURES: Mapping[str, Callable[[Mapping[str, Any]], Figure | None]] = {
-    "accuracy": accuracy_figure,
-    "calibration": calibration_figure,
-    "probes": probes_figure,
+FIGURES: Mapping[str, tuple[Callable[[Mapping[str, Any]], Figure | None], str]] = {
+    "accuracy": (accuracy_figure, "Accuracy of the reward model and of the length rule, by source and by length"),
+    "calibration": (calibration_figure, "Share of pairs in order by the confidence of the scores"),
+    "probes": (probes_figure, "What length, repetition, flattery and form add to a score"),
 }
+
+
+def of_runs(runs: Mapping[str, StageRun]) -> dict[str, tuple[Figure | None, str]]:
+    """The figures for a page about a whole run, by name, each with its description."""
+    if "examine" not in runs:
+        return {}
+    report = read_json(runs["examine"].folder / REPORT)
+    return {f"reward_{name}": (draw(report), description) for name, (draw, description) in FIGURES.items()}

@@ -3,7 +3,7 @@
 name = "atlas"
 seed = 1                                       # of every stage that sets none
 questions = [["Hello!"], ["What is the capital of Chile?", "And its currency?"]]   # what `chatwright demo` asks
-stages = ["conversations", "corpus"]           # optional; all of the road when left out
+stages = ["conversations", "corpus"]           # optional; all that are not optional when left out
 start = { sft = "../runs/smollm2" }            # optional; models made elsewhere that take the place of stages
 
 [pretrain]                                     # a table a stage: the fields of its config
@@ -33,7 +33,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from chatwright.errors import UserError
-from chatwright.flow.road import ON_REQUEST, ROAD
+from chatwright.flow.road import ROAD
 from chatwright.model.imported import STAGE as IMPORT
 from chatwright.stage import Stage, StageConfig
 
@@ -188,14 +188,17 @@ def _lay_over(raw: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]
 
 
 def _chosen(top: Top, path: Path, road: Mapping[str, Stage], tables: Mapping[str, Any]) -> Iterable[str]:
-    """The stages of this recipe. What starts from a model is no stage, and has no table."""
+    """The stages of this recipe: those it names, or all but optional ones that it has no table of.
+
+    What starts from a model is none of them, and has no table.
+    """
     for name in top.start:
         if name not in STARTS or name not in road:
             raise UserError(f"{path}: [start] {name} cannot be a model that was made elsewhere{nearest(name, STARTS)}.")
         if name in tables:
             raise UserError(f"{path}: {name} starts from {top.start[name]}, so nothing reads [{name}]; remove one.")
     if top.stages is None:
-        return tuple(name for name in road if name not in ON_REQUEST or name in tables)
+        return tuple(name for name, stage in road.items() if name in tables or not stage.optional)
     for name in top.stages:
         if name not in road:
             raise UserError(f"{path}: `stages` names {name!r}, which is no stage{nearest(name, list(road))}.")

@@ -18,13 +18,13 @@ MODULES = {
     "reward": "chatwright.training.reward",
     "examine": "chatwright.evaluation.examine",
     "choose": "chatwright.training.choose",
+    "best_of_n": "chatwright.training.best_of_n",
+    "dpo": "chatwright.training.dpo",
     "ppo": "chatwright.training.ppo.stage",
+    "grpo": "chatwright.training.grpo",
     "evaluate": "chatwright.evaluation.stage",
     "report": "chatwright.evaluation.report",
 }
-
-# Stages that a recipe without `stages` has only when it has a table for them.
-ON_REQUEST = ("choose",)
 
 
 class Road(Mapping[str, Stage]):

@@ -119,4 +119,5 @@ STAGE = Stage(
     inputs=("sft", "reward", "conversations"),
     run=run,
     summary="keep the fine-tuned model whose answers the reward model likes best",
+    optional=True,
 )

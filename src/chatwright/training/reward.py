@@ -23,8 +23,9 @@ from chatwright.storage import digest, keyed_uniform, read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
+from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
 from chatwright.training.rankings import Ranking, preferences, ranking, ranking_parts, row_length, score_each
@@ -37,7 +38,7 @@ HELDOUT = "heldout.jsonl"  # what the model was measured on
 HELDOUT_SCORES = "heldout_scores.jsonl"
 
 
-class RewardConfig(GradientConfig):
+class RewardConfig(TuningConfig, GradientConfig):
     """How the reward model is trained.
 
     data: comparisons of your own in place of those of ``compare``, in any form that `formats.load_comparisons` reads;
@@ -68,9 +69,9 @@ class RewardConfig(GradientConfig):
     eval_prompts: int = Field(default=128, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=20)
 
-    def reads(self, inputs: tuple[str, ...]) -> dict[str, str]:
+    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
         """With own data, the SFT model alone."""
-        return {"sft": "sft"} if self.data else super().reads(inputs)
+        return ("sft",) if self.data else inputs
 
 
 class Scores(Record):
@@ -104,6 +105,8 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     layout = config.layout()
     decoder, tokenizer = load_model(inputs["sft"])
     model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed))
+    if config.lora is not None:
+        add_adapters(decoder, config.lora, config.seed)
     if decoder.head is not None:
         decoder.head.requires_grad_(False)  # the language model's head has no part in a score
     layout.spread(model).eval()  # no dropout in reward models (NDET)
@@ -138,7 +141,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
 
     identity = {"tokenizer": tokenizer.hash, "set of comparisons": data.hash}
     plan = Plan.of("reward", config, out, steps, identity, decoder.config)
-    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
 
     def documents(step: int) -> list[str]:
         return [comparisons[number].id for number in numbers(step)]
@@ -147,7 +150,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     train(trained, learn, plan, measure=measure, score=_mistakes)
     raw_mean = center(model, tokenizer, data.zero, config)
     scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
-    result = layout.whole(model)
+    result = merged(layout.whole(model))
     world.once(lambda: _leave(result, tokenizer, heldout, scores, out))
     remove_checkpoint(out / "checkpoint")
     flat = torch.tensor([score for answers in scores for score in answers])

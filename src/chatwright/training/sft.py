@@ -23,10 +23,11 @@ from chatwright.tokenizer.chat import render_with_mask
 from chatwright.training import world
 from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts, summed_nats
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, restore_best, train
+from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.pretrain import open_shard, open_windows
 from chatwright.training.runtime import Precision, autocast
@@ -61,19 +62,20 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class SftConfig(GradientConfig):
+class SftConfig(TuningConfig, GradientConfig):
     """What is learned from, and for how long.
 
     preset: the settings of one of InstructGPT's two models (see `PRESETS`), which other keys override. data: your own
     conversations in place of the stage's demonstrations, in any form that `formats.load_conversations` reads; a share
     ``heldout`` of them, by prompt, is kept out, and ``malformed`` says what becomes of those that cannot be read.
 
-    epochs: passes over them; ``steps`` overrides it. batch: rows of the model's context in a step, conversations
-    packed; ``pretrain_share`` of them are pretraining text (InstructGPT C.1: 10%), whose mean loss is added
-    ``pretrain_weight`` times. micro_batch: rows that go through the model at a time. residual_dropout: of what each
-    sub-block adds to the residual stream; the model's own when left out. The held-out loss and, where text is mixed in,
-    the bits per byte of ``eval_tokens`` of held-out text are measured before the first step, every ``eval_every`` steps
-    and at the end. result: which weights are left, the last or those of the checkpoint with the lowest held-out loss.
+    epochs: passes over them; ``steps`` overrides it. batch: rows of a step, conversations packed, each of ``length``
+    tokens or the model's context; ``pretrain_share`` of them are pretraining text (InstructGPT C.1: 10%), whose mean
+    loss is added ``pretrain_weight`` times. micro_batch: rows that go through the model at a time. residual_dropout: of
+    what each sub-block adds to the residual stream; the model's own when left out. The held-out loss and, where text is
+    mixed in, the bits per byte of ``eval_tokens`` of held-out text are measured before the first step, every
+    ``eval_every`` steps and at the end. result: which weights are left, the last or those of the checkpoint with the
+    lowest held-out loss.
     keep_epochs: a model folder is kept in ``kept`` after each so many epochs and at the end, for the stage choose.
     """
 
@@ -84,6 +86,7 @@ class SftConfig(GradientConfig):
     epochs: float = Field(default=2.0, gt=0)  # InstructGPT C.1, the model that PPO starts from
     steps: int | None = Field(default=None, gt=0)
     batch: int = Field(default=16, gt=0)
+    length: int | None = Field(default=None, gt=1)
     micro_batch: int = Field(default=16, gt=0)
     pretrain_share: float = Field(default=0.1, ge=0, lt=1)
     pretrain_weight: float = Field(default=0.2, ge=0)
@@ -115,10 +118,10 @@ class SftConfig(GradientConfig):
         """Rows of a step that hold pretraining text; at least one when any is asked for."""
         return max(1, round(self.pretrain_share * self.batch)) if self.pretrain_share else 0
 
-    def reads(self, inputs: tuple[str, ...]) -> dict[str, str]:
+    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
         """Demonstrations unless there are own conversations; shards where their text is mixed in."""
         spared = {"conversations": self.data is not None, "shards": not self.text_rows}
-        return {name: name for name in inputs if not spared.get(name)}
+        return tuple(name for name in inputs if not spared.get(name))
 
 
 def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +142,10 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     model, tokenizer = load_model(inputs["pretrain"])
     if config.residual_dropout is not None:
         model.drop_residuals(config.residual_dropout)
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.seed)
     layout.spread(model, rows_alike=True).train()
-    context = model.config.context
+    context = min(config.length or model.config.context, model.config.context)
     name, training, kept_out = read_talks(config, inputs, out)
     examples, cut = as_examples(training, name, tokenizer, context)
     packed = Packed(examples, context, tokenizer.pad, config.seed)
@@ -148,9 +153,9 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     heldout = Packed(heldout_examples, context, tokenizer.pad, config.seed)
     rows = config.batch - config.text_rows
     steps = config.steps or math.ceil(config.epochs * len(packed) / rows)
-    learned = sum(sum(example.mask) for example in examples)
+    wanted = sum(sum(example.mask) for example in examples)
     say(
-        f"  sft: {len(examples):,} conversations ({cut} shortened) with {learned:,} tokens to learn, "
+        f"  sft: {len(examples):,} conversations ({cut} shortened) with {wanted:,} tokens to learn, "
         f"in {len(packed):,} rows of {context}; {steps:,} steps of {rows} such rows and {config.text_rows} of text, "
         f"{steps * rows / len(packed):.2f} epochs"
     )
@@ -173,7 +178,7 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
 
     def measure(done: int) -> Mapping[str, float]:
         if done in kept:
-            so_far = layout.whole(model)
+            so_far = merged(layout.whole(model))
             world.once(lambda: save_model(so_far, out / KEPT / f"step-{done:06}", tokenizer))
         if done % config.eval_every and done != steps:
             return {}
@@ -186,12 +191,12 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
     content = digest([talk.model_dump(mode="json") for talk in training])
     identity = {"tokenizer": tokenizer.hash, "set of demonstrations": content}
     plan = Plan.of("sft", config, out, steps, identity, model.config)
-    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: packed.documents(step * rows, rows))
     train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("heldout_loss"))
     if config.result == "best":
         restore_best(trained, plan)
-    result = layout.whole(model)
+    result = merged(layout.whole(model))
     world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     measured = [line for line in read_metrics(out) if "heldout_loss" in line]

@@ -22,6 +22,7 @@ from chatwright.training.parallel import ParallelConfig, lay_out
 from chatwright.training.ppo import objectives
 from chatwright.training.ppo.config import AdaptiveKl, PpoConfig
 from chatwright.training.ppo.trainer import Trainer
+from chatwright.training.rewards import Prompt, Rewards
 from chatwright.training.runtime import resolve
 
 SMALL = {
@@ -38,13 +39,13 @@ SMALL = {
     "critic_optim": OptimConfig(kind="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0),
     "dtype": "float32",
 }
-PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13], [14]] * 2
+PROMPTS = [Prompt(ids) for ids in ([5, 6, 7, 8], [9, 10], [11, 12, 13], [14])] * 2
 WANTED = 65
 
 Make = Callable[..., Trainer]
 
 
-def likes_a_token(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> torch.Tensor:
+def likes_a_token(prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> torch.Tensor:
     return torch.tensor([sum(token == WANTED for token in response) / 8 for response in responses])
 
 
@@ -57,9 +58,10 @@ def make(policy: Decoder, reference: Decoder, critic: ScoredDecoder, tokenizer: 
         config = PpoConfig(**(SMALL | {k: v for k, v in changes.items() if k in PpoConfig.model_fields}))
         parts = {"policy": deepcopy(policy), "reference": deepcopy(reference), "critic": deepcopy(critic)}
         parts |= {k: v for k, v in changes.items() if k not in PpoConfig.model_fields}
+        reward = parts.pop("reward", likes_a_token)
         return Trainer(
             config,
-            **({"score": likes_a_token} | parts),
+            **({"rewards": Rewards({"rule": (1.0, reward)})} | parts),
             pretraining=Windows(text, config.ptx_length, config.seed) if config.ptx_coef else None,
             tokenizer=tokenizer,
             layout=lay_out(ParallelConfig(), torch.device("cpu"), resolve(config.dtype, torch.device("cpu"))),
@@ -198,7 +200,7 @@ def test_every_step_draws_new_pretraining_text(make: Make) -> None:
 
 
 def test_only_answers_that_did_not_end_get_the_fixed_score(make: Make, tokenizer: Tokenizer) -> None:
-    trainer = make(max_tokens=40, score=lambda prompts, responses: torch.full((len(prompts),), 7.0))
+    trainer = make(max_tokens=40, reward=lambda prompts, responses: torch.full((len(prompts),), 7.0))
     sampled = trainer.sample(0, PROMPTS * 8)
     ended = [completion.tokens[-1] == tokenizer.end_of_turn for completion in sampled.completions]
     assert len(set(ended)) == 2
@@ -278,8 +280,8 @@ def test_kl_over_the_budget_stops_the_run(make: Make) -> None:
 
 
 def test_scores_that_are_not_numbers_stop_the_run(make: Make) -> None:
-    trainer = make(score=lambda prompts, responses: torch.tensor([float("nan")] + [0.0] * (len(prompts) - 1)))
-    with pytest.raises(RunStopped, match="1 of 8 scores are not finite"):
+    trainer = make(reward=lambda prompts, responses: torch.tensor([float("nan")] + [0.0] * (len(prompts) - 1)))
+    with pytest.raises(RunStopped, match=r"1 of 8 scores of the reward 'rule' are not finite.*the rule has a bug"):
         trainer.sample(0, PROMPTS)
 
 
