@@ -17,12 +17,12 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from chatwright.errors import UserError
-from chatwright.records import Comparison, Conversation, Message
+from chatwright.records import Comparison, Conversation, Gold, Message, Question
 from chatwright.stage import say
 from chatwright.storage import digest, first_problem, keyed_uniform, write_jsonl
 
 Malformed = Literal["refuse", "skip"]  # what is done when records cannot be read
-RecordT = TypeVar("RecordT", Conversation, Comparison)
+RecordT = TypeVar("RecordT", Conversation, Comparison, Question)
 
 NAMED = 8  # problems that a message names one by one
 SUFFIXES = (".json", ".jsonl")
@@ -75,7 +75,8 @@ def load_conversations(path: Path) -> Loaded[Conversation]:
 
     alpaca: ``{"instruction", "input"?, "output", "system"?, "history"?: [[asked, answered], ...]}``. ShareGPT:
     ``{"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"}, ...]}``. OpenAI chat, and our own:
-    ``{"messages": [{"role", "content"}, ...]}``. Without an id, a record gets its file's name and its place in it.
+    ``{"messages": [{"role", "content"}, ...]}``. Of comparisons, the prompt with the best answer. Without an id, a
+    record gets its file's name and its place in it.
     """
     return _load(path, _conversation)
 
@@ -87,6 +88,14 @@ def load_comparisons(path: Path) -> Loaded[Comparison]:
     texts that answer a ``"prompt"``. alpaca with a list of outputs, the best first. And our own (`records.Comparison`).
     """
     return _load(path, _comparison)
+
+
+def load_questions(path: Path) -> Loaded[Question]:
+    """Prompts to sample answers to: our own (`records.Question`), or those of conversations and comparisons.
+
+    What people have written has no gold that would say what is right: it is open.
+    """
+    return _load(path, _question)
 
 
 def by_prompt(records: Sequence[RecordT], share: float) -> tuple[list[RecordT], list[RecordT]]:
@@ -103,7 +112,7 @@ def by_prompt(records: Sequence[RecordT], share: float) -> tuple[list[RecordT], 
     return kept, [record for record in records if prompt_id(record) in out]
 
 
-def prompt_id(record: Conversation | Comparison) -> str:
+def prompt_id(record: Conversation | Comparison | Question) -> str:
     """The same for all records that begin with the same message of the user."""
     messages = record.prompt if isinstance(record, Comparison) else record.messages
     return digest(next(message.text.strip() for message in messages if message.role == "user"))
@@ -172,14 +181,32 @@ def _conversation(value: dict[str, Any], name: str, source: str) -> Conversation
         messages = _chat(value["messages"])
     elif "conversations" in value:
         messages = _sharegpt(value)
+    elif "instruction" in value and isinstance(value.get("output"), list):
+        return best_answered(_comparison(value, name, source))
     elif "instruction" in value and "output" in value:
         messages = [*_asked(value), _turn("assistant", value["output"], "output")]
+    elif "chosen" in value or "tiers" in value:
+        return best_answered(_comparison(value, name, source))
     else:
         raise ValueError(
             f"its keys {_keys(value)} are of no known form: messages, conversations, or instruction and output"
         )
     own = {"id": value.get("id") or name, "source": value.get("source") or source, "meta": value.get("meta") or {}}
     return Conversation.model_validate({**own, "id": str(own["id"]), "messages": messages})
+
+
+def best_answered(comparison: Comparison) -> Conversation:
+    """A comparison's prompt with its best answer, the first of those that tie."""
+    best = Message(role="assistant", content=comparison.answers[comparison.tiers[0][0]])
+    return Conversation(id=comparison.id, messages=[*comparison.prompt, best], source=comparison.source)
+
+
+def _question(value: dict[str, Any], name: str, source: str) -> Question:
+    """An object of any form. ValueError says what is wrong with it."""
+    if "gold" in value:
+        return Question.model_validate(value)
+    talk = _conversation(value, name, source)
+    return Question(id=talk.id, messages=talk.messages[:-1], gold=Gold(kind="open"), check="open")
 
 
 def _comparison(value: dict[str, Any], name: str, source: str) -> Comparison:

@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 
 from chatwright.errors import UserError
-from chatwright.formats import Malformed, by_prompt, load_comparisons
+from chatwright.formats import Malformed, best_answered, by_prompt, load_comparisons
 from chatwright.labelling.simulated import length
 from chatwright.model.folder import load_model, save_reward
 from chatwright.model.heads import ScoredDecoder
-from chatwright.records import Comparison, Conversation, Message, Record
+from chatwright.records import Comparison, Conversation, Record
 from chatwright.stage import Headline, Inputs, Stage, say
 from chatwright.storage import digest, keyed_uniform, read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
@@ -203,12 +203,6 @@ def drawn(records: Sequence[RecordT], count: int | None, *key: object) -> list[R
     if count is None:
         return list(records)
     return sorted(records, key=lambda record: keyed_uniform(*key, record.id))[:count]
-
-
-def best_answered(comparison: Comparison) -> Conversation:
-    """A comparison's prompt with its best answer, the first of those that tie."""
-    best = Message(role="assistant", content=comparison.answers[comparison.tiers[0][0]])
-    return Conversation(id=comparison.id, messages=[*comparison.prompt, best])
 
 
 def as_ids(
