@@ -10,7 +10,8 @@ import pytest
 
 from chatwright import formats
 from chatwright.errors import UserError
-from chatwright.formats import by_prompt, load_comparisons, load_conversations, prompt_id
+from chatwright.formats import by_prompt, load_comparisons, load_conversations, load_questions, prompt_id
+from chatwright.labelling.simulated import gold_score
 from chatwright.records import Comparison, Conversation, Message
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"  # real data sets, where they are at hand
@@ -207,3 +208,26 @@ def test_real_conversations_of_sharegpt_and_alpaca(tmp_path: Path) -> None:
     assert [Path(problem.place).name for problem in whole] == ["alpaca_data-9407-12345-中文-未完成.json"]
     with pytest.raises(UserError, match="未完成"):
         alpaca.accepted("refuse")
+
+
+def test_prompts_of_people_are_open_and_pairs_demonstrate_their_better_answer(tmp_path: Path) -> None:
+    records: list[Any] = [
+        {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: a\n\nAssistant: c"},
+        {"instruction": "d", "output": ["e", "f"]},
+        {"instruction": "g", "output": "h"},
+        {
+            "id": "q",
+            "messages": [{"role": "user", "content": "i"}],
+            "gold": {"kind": "fact", "right": [["j"]]},
+            "check": "facts",
+        },
+        {"instruction": "", "output": "h"},
+    ]
+    path = write(tmp_path, "mixed.jsonl", records, lines=True)
+    prompts = load_questions(path)
+    assert [question.messages[-1].text for question in prompts.records] == ["a", "d", "g", "i"]
+    assert [question.gold.kind for question in prompts.records] == ["open"] * 3 + ["fact"]
+    assert [problem.place for problem in prompts.problems] == [f"{path}, line 5"]
+    talks = load_conversations(path)
+    assert [said(talk)[-1] for talk in talks.records] == [("assistant", text) for text in "beh"]
+    assert gold_score(prompts.records[0].gold, "whatever is said", True) == 0.0

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from chatwright.errors import UserError
-from chatwright.evaluation import examine
+from chatwright.evaluation import examine, examine_plots, plots, story
 from chatwright.evaluation.examine import ExamineConfig
+from chatwright.evaluation.runs import StageRun
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import save_reward
 from chatwright.model.heads import ScoredDecoder
@@ -17,6 +19,8 @@ from chatwright.storage import read_json, write_jsonl
 from chatwright.tokenizer.bpe import train_bpe
 from chatwright.training.rankings import ranking, score_each
 from chatwright.training.reward import HELDOUT, HELDOUT_SCORES, Scores
+
+STOPS = {stop.stage: stop for stop in story.ROAD}
 
 
 @pytest.fixture
@@ -65,6 +69,13 @@ def test_the_report_holds_what_was_asked_and_does_not_depend_on_batches(reward: 
         assert second["probes"][name]["value"] == pytest.approx(shift["value"], abs=1e-4)
     for figure in ("accuracy", "calibration", "probes"):
         assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    drawn = examine_plots.of_runs({"examine": StageRun("examine", out, {})})
+    assert {name for name, _ in STOPS["reward"].figures if name != "reward"} == set(drawn)
+    for name, (found, description) in drawn.items():
+        assert found is not None
+        svg = plots.inline_svg(found, name, description)
+        assert not re.findall("#[0-9a-f]{6}", svg)  # every colour is the page's
+    assert examine_plots.of_runs({}) == {}
 
 
 def test_a_planted_taste_for_length_is_found(reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

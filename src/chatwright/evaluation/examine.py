@@ -44,7 +44,7 @@ def run(config: ExamineConfig, inputs: Inputs, out: Path) -> Headline:
     model, tokenizer = load_reward(folder)
     model.to(prepare()).eval()
     found = ordering.pairs(comparisons, scores)
-    report = {
+    report: dict[str, Any] = {
         "accuracy": ordering.accuracy(found),
         "by_source": ordering.by_source(found),
         "by_length": ordering.by_length(found),

@@ -135,7 +135,7 @@ def calibration(found: Sequence[Pair]) -> dict[str, Any]:
     place = np.minimum((confidence - 0.5) * 2 * BINS, BINS - 1).astype(int)
     bins = []
     for number in sorted(set(place.tolist())):
-        chosen = np.flatnonzero(place == number)
+        chosen = np.flatnonzero(place == number).tolist()
         groups = [found[i].prompt for i in chosen]
         bins.append({"confidence": float(confidence[chosen].mean()), **rate(right[chosen].tolist(), groups)})
     gaps = [abs(part["value"] - part["confidence"]) * part["pairs"] for part in bins]

@@ -81,13 +81,13 @@ def workloads(recipe: Recipe) -> dict[str, Work]:
     """The work of every instance whose stage is known here. UserError when the model cannot be built."""
     by_name = {instance.name: instance.config for instance in recipe.instances}
     pretrain = _get(by_name, "pretrain", PretrainConfig)
-    imported = None if pretrain else _imported(by_name)
-    if pretrain is None and imported is None:
-        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
     tokenizer = _get(by_name, "tokenizer", TokenizerConfig) or TokenizerConfig()
+    model = _model(pretrain, tokenizer.vocab_size, recipe.path) if pretrain else _imported(by_name)
+    if model is None:
+        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
     configs = Configs(
         conversations=_get(by_name, "conversations", ConversationsConfig) or ConversationsConfig(),
-        model=imported or _model(pretrain, tokenizer.vocab_size, recipe.path),
+        model=model,
     )
     compared = {name: c for name, c in by_name.items() if isinstance(c, CompareConfig)}
     return {

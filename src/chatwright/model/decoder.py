@@ -249,6 +249,7 @@ class Decoder(nn.Module):
     def drop_residuals(self, share: float) -> None:
         """Set the dropout of what each sub-block adds to the residual stream; attention and embeddings keep theirs."""
         for block in self.blocks:
+            assert isinstance(block, Block)
             block.dropout.p = share
 
     def hidden(
