@@ -112,8 +112,9 @@ def test_a_mistake_is_one_sentence(model: Path, tmp_path: Path, text: str, said:
 
 
 def test_choose_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
-    assert "choose" not in read_recipe(write(tmp_path, 'name = "x"')).names
-    recipe = read_recipe(write(tmp_path, 'name = "x"\n[choose]\namong = "sft@b"\n[sft.variants.b]\nkeep_epochs = 1'))
-    assert graph.parts(recipe)["choose"]["sft"] == "sft@b"
+    text = 'name = "x"\n[corpus.sources.pairs]\npath = "pairs.jsonl"\n'
+    assert "choose" not in read_recipe(write(tmp_path, text)).names
+    asked = text + '[choose]\namong = "sft@b"\n[sft.variants.b]\nkeep_epochs = 1'
+    assert graph.parts(read_recipe(write(tmp_path, asked)))["choose"]["sft"] == "sft@b"
     with pytest.raises(UserError, match=r"choose reads sft@c, which `stages` leaves out"):
-        graph.parts(read_recipe(write(tmp_path, 'name = "x"\n[choose]\namong = "sft@c"')))
+        graph.parts(read_recipe(write(tmp_path, text + '[choose]\namong = "sft@c"')))

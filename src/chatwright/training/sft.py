@@ -37,7 +37,7 @@ KEPT = "kept"  # models of the way, in a stage's folder
 
 # The two fine-tuned models of InstructGPT, 1.3B (appendix C). Demonstrations are packed here, so that a row of a batch
 # holds some of them; no weight decay is ours, since none is printed.
-ADAM = {"kind": "adamw", "betas": [0.9, 0.95], "weight_decay": 0.0}  # C
+ADAM = {"kind": "adamw", "betas": (0.9, 0.95), "weight_decay": 0.0}  # C
 COSINE = {"kind": "cosine", "warmup": 0.0, "floor": 0.1}  # C.1: to a tenth, no warm-up
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # The baseline that people compare with. Its checkpoint is chosen by reward, not by loss (stage choose).
@@ -99,11 +99,16 @@ class SftConfig(TuningConfig, GradientConfig):
     result: Literal["last", "best"] = "last"
     keep_epochs: float | None = Field(default=None, gt=0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _laid_over_preset(cls, raw: Any) -> Any:
-        preset = PRESETS.get(raw.get("preset") or "") if isinstance(raw, dict) else None
-        return _laid_over(preset, raw) if preset else raw
+    @model_validator(mode="after")
+    def _takes_the_rest_from_preset(self) -> SftConfig:
+        for key, value in PRESETS[self.preset].items() if self.preset else ():
+            given = getattr(self, key)
+            if isinstance(value, Mapping):
+                own = given.model_dump(include=given.model_fields_set) if key in self.model_fields_set else {}
+                object.__setattr__(self, key, type(given)(**{**value, **own}))  # past the freeze: not yet given out
+            elif key not in self.model_fields_set:
+                object.__setattr__(self, key, value)
+        return self
 
     @model_validator(mode="after")
     def _leaves_room_for_conversations(self) -> SftConfig:
@@ -122,18 +127,6 @@ class SftConfig(TuningConfig, GradientConfig):
         """Demonstrations unless there are own conversations; shards where their text is mixed in."""
         spared = {"conversations": self.data is not None, "shards": not self.text_rows}
         return tuple(name for name in inputs if not spared.get(name))
-
-
-def _laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` over it, tables key by key.
-
-    >>> _laid_over({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4})
-    {'a': {'b': 1, 'c': 3}, 'd': 4}
-    """
-    both = {
-        key for key in base.keys() & changes.keys() if isinstance(base[key], dict) and isinstance(changes[key], dict)
-    }
-    return {**base, **changes, **{key: _laid_over(base[key], changes[key]) for key in both}}
 
 
 def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
