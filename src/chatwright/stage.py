@@ -52,6 +52,10 @@ class StageConfig(BaseModel):
         """The fields that change what the stage makes."""
         return self.model_dump(exclude=set(self.not_in_key))
 
+    def reads(self, inputs: tuple[str, ...]) -> dict[str, str]:
+        """For each of the inputs that are `wanted`, the instance that plays its part."""
+        return {name: name for name in self.wanted(inputs)}
+
     def hash(self) -> str:
         """A hash of those fields, paths by their names."""
         return digest(self.model_dump(mode="json", exclude=set(self.not_in_key)))

@@ -97,3 +97,19 @@ def test_what_a_stage_needs_and_what_is_made_from_it(recipe_file: Path, road: Fa
     assert graph.made_from(recipe, ("train",)) == ("train", "tune", "tune@seed2", "evaluate", "report")
     with pytest.raises(UserError, match="has no stage 'tuen'; the nearest is 'tune'"):
         graph.named(recipe, "tuen")
+
+
+def test_an_instance_may_read_others_in_the_place_of_its_inputs(recipe_file: Path, road: FakeRoad) -> None:
+    recipe = read(recipe_file, road)
+    tune = next(instance for instance in recipe.instances if instance.name == "tune")
+    again = replace(tune, name="tune@again", reads={"train": "tune", "text": "text"})
+    longer = replace(recipe, instances=(*recipe.instances, again))
+    assert graph.parts(longer)["tune@again"] == {"train": "tune", "text": "text"}
+    assert graph.inputs(longer)["tune@again"] == ("tune", "text")
+    assert graph.needed_for(longer, ("tune@again",)) == ("text", "train", "tune", "tune@again")
+    keys = graph.keys(longer)
+    assert changed(graph.keys(recipe), {name: keys[name] for name in recipe.names}) == set()
+    assert keys["tune@again"] != keys["tune"]
+    wrong = replace(recipe, instances=(*recipe.instances, replace(again, reads={"train": "tuen"})))
+    with pytest.raises(UserError, match="tune reads tuen, which `stages` leaves out"):
+        graph.inputs(wrong)

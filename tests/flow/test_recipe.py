@@ -88,6 +88,10 @@ def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(
     assert user_files(beside.instances[0].config) == {("files", 0): tmp_path / "a.txt"}
     overridden = read_recipe(path, ['text.files=["b.txt"]'], road.stages())
     assert user_files(overridden.instances[0].config) == {("files", 0): here / "b.txt"}
+    path = write(tmp_path, 'name = "x"\n[rounds]\npeople = "ranked{round}.jsonl"')
+    assert read_recipe(path, (), road.stages()).rounds.people == tmp_path / "ranked{round}.jsonl"
+    elsewhere = read_recipe(path, ['rounds.people="r{round}.jsonl"'], road.stages())
+    assert elsewhere.rounds.people == here / "r{round}.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,11 @@ def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(
         ('stages = ["txt"]', "`stages` names 'txt', which is no stage; the nearest is 'text'."),
         ('[text]\nfiles = ["gone.txt"]', "gone.txt, which does not exist."),
         ('[tune.variants."a/b"]', "a variant of tune is called 'a/b'; use letters, digits, - and _."),
+        ("[rounds]\nprompt = 3", "has no key 'rounds.prompt'; the nearest is 'prompts'."),
+        (
+            '[rounds]\npeople = "ranked.jsonl"',
+            'rounds.people = "ranked.jsonl" is not valid: the name must have {round} in it, such as rankings{round}.jsonl.',
+        ),
         ("[tune]\nvariants = 3", "variants of tune are tables such as [tune.variants.seed2]."),
     ],
 )
