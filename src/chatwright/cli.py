@@ -7,9 +7,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -20,7 +20,10 @@ from chatwright.errors import UserError
 if TYPE_CHECKING:
     from chatwright.flow.lineage import Ancestry, Descent
     from chatwright.flow.recipe import Recipe
+    from chatwright.flow.run import Outcome
     from chatwright.model.convert import Written
+
+Ended = TypeVar("Ended")
 
 ATLAS = Path("recipes/atlas.toml")
 ATLAS_RUN = Path("runs/atlas")
@@ -34,7 +37,12 @@ STAGES = {
     "sft": "Teach it to answer: supervised fine-tuning on demonstrations.",
     "compare": "Sample several answers to each prompt and let the simulated labeller rank them.",
     "reward": "Train the reward model on the rankings.",
+    "examine": "Measure the reward model: accuracy by source and length, calibration, probes of what it likes.",
+    "choose": "Keep the fine-tuned model, of those that sft kept, whose answers the reward model likes best.",
+    "best_of_n": "Keep the best of n answers: rejection sampling, and what it gains and costs.",
+    "dpo": "Learn from the rankings directly: direct preference optimisation.",
     "ppo": "Optimise the assistant against the reward model, with the pretraining mix.",
+    "grpo": "Optimise it with rewards relative to its other answers, without a critic.",
     "evaluate": "Ask every model the evaluation questions and fill the table of checks.",
     "report": "Write report.json and the page report.html.",
 }
@@ -69,7 +77,20 @@ class RoadOrder(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the commands."""
-        return ["run", *STAGES, "chat", "serve", "demo", "plan", "runs", "import", "export", "lineage", "version"]
+        return [
+            "run",
+            *STAGES,
+            "rounds",
+            "chat",
+            "serve",
+            "demo",
+            "plan",
+            "runs",
+            "import",
+            "export",
+            "lineage",
+            "version",
+        ]
 
 
 app = typer.Typer(
@@ -138,15 +159,15 @@ def run(
 
     read = read_recipe(recipe, set_ or [])
     if dry_run:
-        _show_plan(read, until, as_json)
+        _show_plan(read, (until,) if until else (), as_json)
     else:
         _run(read, out, until, from_, as_json)
 
 
-def _show_plan(recipe: Recipe, until: str | None, as_json: bool) -> None:
+def _show_plan(recipe: Recipe, until: Sequence[str], as_json: bool) -> None:
     from chatwright.flow import graph, planner
 
-    wanted = graph.needed_for(recipe, graph.named(recipe, until)) if until else recipe.names
+    wanted = graph.needed_for(recipe, graph.named(recipe, *until)) if until else recipe.names
     plan = planner.make_plan(recipe, planner.measure())
     if as_json:
         _print_json({name: details for name, details in plan.details().items() if name in wanted})
@@ -158,11 +179,26 @@ def _run(recipe: Recipe, out: Path | None, until: str | None, from_: str | None,
     from chatwright.flow.run import run_recipe
     from chatwright.stage import say
     from chatwright.training import world
-    from chatwright.training.guards import Interrupted, RunStopped
 
     folder = out or Path("runs", recipe.name)
+    outcomes = _to_the_end(lambda: run_recipe(recipe, folder, until, from_), folder)
+    if not world.is_first():
+        return
+    if as_json:
+        _print_json({"recipe": recipe.name, "out": str(folder), "stages": _told(outcomes)})
+    elif (folder / "report" / "manifest.json").is_file():
+        say(f"The report is {folder / 'report' / 'report.html'}; talk with the assistant: chatwright chat {folder}")
+    else:
+        say(f"Finished up to {outcomes[-1].name}, in {folder}.")
+
+
+def _to_the_end(work: Callable[[], Ended], folder: Path) -> Ended:
+    """What ``work`` returns; whatever stops a run that works in ``folder`` ends the command with its status."""
+    from chatwright.training import world
+    from chatwright.training.guards import Interrupted, RunStopped
+
     try:
-        outcomes = run_recipe(recipe, folder, until, from_)
+        ended = work()
     except KeyboardInterrupt as stop:
         if world.is_first():
             print(f"\nchatwright: Stopped; the same command goes on from here ({folder}).", file=sys.stderr)
@@ -170,23 +206,20 @@ def _run(recipe: Recipe, out: Path | None, until: str | None, from_: str | None,
     except RunStopped as stop:
         _fail(str(stop), 1)
     world.leave()
-    if not world.is_first():
-        return
-    if as_json:
-        stages = {
-            o.name: {
-                "state": o.state,
-                "key": o.manifest.key,
-                "seconds": o.manifest.seconds,
-                "headline": o.manifest.headline,
-            }
-            for o in outcomes
+    return ended
+
+
+def _told(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The stages of a run for a program to read."""
+    return {
+        o.name: {
+            "state": o.state,
+            "key": o.manifest.key,
+            "seconds": o.manifest.seconds,
+            "headline": o.manifest.headline,
         }
-        _print_json({"recipe": recipe.name, "out": str(folder), "stages": stages})
-    elif (folder / "report" / "manifest.json").is_file():
-        say(f"The report is {folder / 'report' / 'report.html'}; talk with the assistant: chatwright chat {folder}")
-    else:
-        say(f"Finished up to {outcomes[-1].name}, in {folder}.")
+        for o in outcomes
+    }
 
 
 def _stage_command(name: str) -> Callable[..., None]:
@@ -197,7 +230,10 @@ def _stage_command(name: str) -> Callable[..., None]:
     ) -> None:
         from chatwright.flow.recipe import read_recipe
 
-        _run(read_recipe(recipe, set_ or []), out, name, None, as_json)
+        read = read_recipe(recipe, set_ or [])
+        if name not in read.names:  # an optional stage, asked for by this command alone
+            read = read_recipe(recipe, [*(set_ or []), f"{name}={{}}"])
+        _run(read, out, name, None, as_json)
 
     command.__doc__ = (
         f"{STAGES[name]}\n\nStages before it that are not done are run first.\n\n"
@@ -249,6 +285,53 @@ for stage in STAGES:
         )
     else:
         app.command(stage, rich_help_panel=ROAD)(_stage_command(stage))
+
+
+@app.command(rich_help_panel=ROAD)
+def rounds(
+    recipe: RecipeArgument,
+    count: Annotated[int, typer.Option("--rounds", min=1, help="How many rounds there are to be in all.")] = 3,
+    out: OutOption = None,
+    set_: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn from people in rounds: sample the newest policy, compare, retrain the reward model, PPO, match.
+
+    Each round's reward model learns from all comparisons so far. Rounds that are done are skipped, one that was broken
+    off goes on; with \\[rounds] people = "FILE{round}.jsonl" in the recipe, people rank in place of the simulated
+    labeller, and the command says when it waits for them.
+
+    Example: [bold]chatwright rounds recipes/atlas.toml --rounds 3 --set rounds.prompts=700[/]
+    """
+    from chatwright.flow.recipe import read_recipe
+    from chatwright.flywheel.rounds import run_rounds, table, unfold
+    from chatwright.stage import say
+    from chatwright.training import world
+
+    read = read_recipe(recipe, set_ or [])
+    if dry_run:
+        unfolded, targets, _ = unfold(read, count)
+        _show_plan(unfolded, targets, as_json)
+        return
+    folder = out or Path("runs", read.name)
+    ran = _to_the_end(lambda: run_rounds(read, folder, count), folder)
+    if not world.is_first():
+        return
+    waiting = None if ran.waiting is None else {key: str(value) for key, value in vars(ran.waiting).items()}
+    if as_json:
+        told = {"recipe": read.name, "out": str(folder), "rounds": ran.rows, "waiting": waiting}
+        _print_json({**told, "stages": _told(ran.outcomes)})
+        return
+    if ran.rows:
+        from rich.console import Console
+
+        Console(highlight=False).print(table(ran.rows))
+    if ran.waiting is not None:
+        say(
+            f"Round {ran.waiting.round} waits for people: rank the answers of {ran.waiting.offered} into "
+            f"{ran.waiting.rankings}, then give the same command again."
+        )
 
 
 # --- the assistant ----------------------------------------------------------------------------------------------------

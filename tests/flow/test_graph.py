@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from chatwright.errors import UserError
 from chatwright.flow import graph
 from chatwright.flow.recipe import Recipe, read_recipe
+from chatwright.stage import StageConfig
 from tests.flow.conftest import FakeRoad
 
 
@@ -32,6 +34,20 @@ def test_a_recipe_that_leaves_out_a_needed_stage_is_refused(tmp_path: Path, road
     path.write_text('name = "x"\nstages = ["text", "tune"]')
     with pytest.raises(UserError, match="tune reads train, which `stages` leaves out"):
         graph.inputs(read(path, road))
+
+
+def test_a_config_may_do_without_an_input(tmp_path: Path, road: FakeRoad) -> None:
+    class Frugal(StageConfig):
+        """Reads less than its stage can."""
+
+        def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in inputs if name != "train")
+
+    stages = road.stages()
+    stages["tune"] = replace(stages["tune"], config=Frugal)
+    path = tmp_path / "r.toml"
+    path.write_text('name = "x"\nstages = ["text", "tune"]')
+    assert graph.inputs(read_recipe(path, (), stages))["tune"] == ("text",)
 
 
 def test_a_change_changes_the_keys_of_all_that_is_made_from_it(recipe_file: Path, road: FakeRoad) -> None:
@@ -81,3 +97,19 @@ def test_what_a_stage_needs_and_what_is_made_from_it(recipe_file: Path, road: Fa
     assert graph.made_from(recipe, ("train",)) == ("train", "tune", "tune@seed2", "evaluate", "report")
     with pytest.raises(UserError, match="has no stage 'tuen'; the nearest is 'tune'"):
         graph.named(recipe, "tuen")
+
+
+def test_an_instance_may_read_others_in_the_place_of_its_inputs(recipe_file: Path, road: FakeRoad) -> None:
+    recipe = read(recipe_file, road)
+    tune = next(instance for instance in recipe.instances if instance.name == "tune")
+    again = replace(tune, name="tune@again", reads={"train": "tune", "text": "text"})
+    longer = replace(recipe, instances=(*recipe.instances, again))
+    assert graph.parts(longer)["tune@again"] == {"train": "tune", "text": "text"}
+    assert graph.inputs(longer)["tune@again"] == ("tune", "text")
+    assert graph.needed_for(longer, ("tune@again",)) == ("text", "train", "tune", "tune@again")
+    keys = graph.keys(longer)
+    assert changed(graph.keys(recipe), {name: keys[name] for name in recipe.names}) == set()
+    assert keys["tune@again"] != keys["tune"]
+    wrong = replace(recipe, instances=(*recipe.instances, replace(again, reads={"train": "tuen"})))
+    with pytest.raises(UserError, match="tune reads tuen, which `stages` leaves out"):
+        graph.inputs(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_a_recipe_may_have_only_some_stages(tmp_path: Path, road: FakeRoad) -> N
     assert recipe.names == ("text", "train")
 
 
+def test_an_optional_stage_is_there_only_where_a_recipe_names_it_or_has_its_table(
+    tmp_path: Path, road: FakeRoad
+) -> None:
+    stages = road.stages()
+    stages["other"] = replace(stages["other"], optional=True)
+    without = read_recipe(write(tmp_path, 'name = "x"'), (), stages)
+    assert without.names == ("text", "train", "tune", "evaluate", "report")
+    assert "other" in read_recipe(write(tmp_path, 'name = "x"\n[other]\nsteps = 2'), (), stages).names
+    assert read_recipe(write(tmp_path, 'name = "x"\nstages = ["text", "other"]'), (), stages).names == ("text", "other")
+
+
 def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(
     tmp_path: Path, road: FakeRoad, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +88,10 @@ def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(
     assert user_files(beside.instances[0].config) == {("files", 0): tmp_path / "a.txt"}
     overridden = read_recipe(path, ['text.files=["b.txt"]'], road.stages())
     assert user_files(overridden.instances[0].config) == {("files", 0): here / "b.txt"}
+    path = write(tmp_path, 'name = "x"\n[rounds]\npeople = "ranked{round}.jsonl"')
+    assert read_recipe(path, (), road.stages()).rounds.people == tmp_path / "ranked{round}.jsonl"
+    elsewhere = read_recipe(path, ['rounds.people="r{round}.jsonl"'], road.stages())
+    assert elsewhere.rounds.people == here / "r{round}.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +109,11 @@ def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(
         ('stages = ["txt"]', "`stages` names 'txt', which is no stage; the nearest is 'text'."),
         ('[text]\nfiles = ["gone.txt"]', "gone.txt, which does not exist."),
         ('[tune.variants."a/b"]', "a variant of tune is called 'a/b'; use letters, digits, - and _."),
+        ("[rounds]\nprompt = 3", "has no key 'rounds.prompt'; the nearest is 'prompts'."),
+        (
+            '[rounds]\npeople = "ranked.jsonl"',
+            'rounds.people = "ranked.jsonl" is not valid: the name must have {round} in it, such as rankings{round}.jsonl.',
+        ),
         ("[tune]\nvariants = 3", "variants of tune are tables such as [tune.variants.seed2]."),
     ],
 )

@@ -18,7 +18,16 @@ from chatwright.model.presets import preset
 from chatwright.records import Comparison, Gold, Message, Question
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
-from chatwright.training.compare import STAGE, CompareConfig, Ranked, answer_count, compare, sample, summary
+from chatwright.training.compare import (
+    STAGE,
+    CompareConfig,
+    Ranked,
+    answer_count,
+    compare,
+    read_prompts,
+    sample,
+    summary,
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +158,14 @@ def test_a_model_that_always_says_the_same_is_a_user_error(inputs: dict[str, Pat
 
 def test_prompts_can_be_limited(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert run(inputs, tmp_path / "out", prompts=3)["prompts"] == 6
+
+
+def test_prompts_can_begin_later_and_go_round(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = CompareConfig(prompts=4, offset=18)
+    asked = read_prompts(inputs["conversations"] / "prompts.jsonl", config)
+    assert [question.id for question in asked] == ["p8", "p9", "p0", "p1"]
+    whole = read_prompts(inputs["conversations"] / "prompts.jsonl", CompareConfig(offset=3))
+    assert len({question.id for question in whole}) == 10
 
 
 def test_an_empty_range_of_answers_is_refused() -> None:

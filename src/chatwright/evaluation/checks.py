@@ -152,8 +152,10 @@ class Judged:
     verdict: Verdict
 
 
-def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95% interval of a rate (Wilson 1927), which stays inside [0, 1] and is honest at 0 and at n.
+
+    A tie may count as half a success: its spread is smaller than this interval allows for, never larger.
 
     >>> [round(x, 3) for x in wilson(95, 100)]
     [0.888, 0.978]

@@ -111,10 +111,11 @@ def parameters(folder: Path) -> int:
 def figures(runs: Mapping[str, StageRun]) -> dict[str, str]:
     """Every figure that this run's stages give, as inline SVG by name. UserError when matplotlib is not installed."""
     try:
-        from chatwright.evaluation import plots  # not everyone who runs a stage has matplotlib
+        from chatwright.evaluation import examine_plots, plots  # not everyone who runs a stage has matplotlib
     except ImportError:
         raise UserError("The report needs matplotlib; install it with `pip install 'chatwright[report]'`.") from None
     drawn = {name: (draw(runs), description) for name, (draw, description) in plots.FIGURES.items()}
+    drawn |= examine_plots.of_runs(runs)
     return {
         name: plots.inline_svg(figure, name, description)
         for name, (figure, description) in drawn.items()

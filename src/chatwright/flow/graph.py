@@ -14,17 +14,23 @@ GATHERING = ("evaluate", "report")
 
 def inputs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     """For every instance, the instances that it reads. UserError when a recipe leaves out one that is needed."""
-    return {instance.name: _inputs_of(instance, recipe) for instance in recipe.instances}
+    return {name: tuple(dict.fromkeys(played.values())) for name, played in parts(recipe).items()}
 
 
-def _inputs_of(instance: Instance, recipe: Recipe) -> tuple[str, ...]:
+def parts(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """For every instance, which instance plays the part of each of its inputs."""
+    return {instance.name: _parts_of(instance, recipe) for instance in recipe.instances}
+
+
+def _parts_of(instance: Instance, recipe: Recipe) -> dict[str, str]:
     stage = instance.stage
     if stage.name in GATHERING:
-        return recipe.names[: recipe.names.index(stage.name)]
-    for name in stage.inputs:
+        return {name: name for name in recipe.names[: recipe.names.index(stage.name)]}
+    played = dict(instance.reads) if instance.reads is not None else instance.config.reads(stage.inputs)
+    for name in played.values():
         if name not in recipe.names:
             raise UserError(f"{recipe.path}: {stage.name} reads {name}, which `stages` leaves out; add {name!r} to it.")
-    return stage.inputs
+    return played
 
 
 def keys(recipe: Recipe) -> dict[str, str]:
@@ -32,7 +38,7 @@ def keys(recipe: Recipe) -> dict[str, str]:
 
     A user's file counts with its content and not with its path: moved data is the same data, changed data is not.
     """
-    reads = inputs(recipe)
+    played = parts(recipe)
     found: dict[str, str] = {}
     for instance in recipe.instances:
         config = instance.config.counted()
@@ -42,7 +48,7 @@ def keys(recipe: Recipe) -> dict[str, str]:
                 "stage": instance.stage.name,
                 "version": instance.stage.version,
                 "config": _with_contents(config, contents),
-                "inputs": {name: found[name] for name in reads[instance.name]},
+                "inputs": {part: found[name] for part, name in played[instance.name].items()},
             }
         )
     return found
@@ -70,12 +76,13 @@ def path_digest(path: Path) -> str:
     return digest({file.relative_to(root).as_posix(): file_digest(file) for file in found if file.is_file()})
 
 
-def named(recipe: Recipe, name: str) -> tuple[str, ...]:
-    """What a person means by ``name``: ``ppo`` is the stage with its variants, ``ppo@seed2`` just that one."""
-    found = tuple(i.name for i in recipe.instances if name in (i.name, i.stage.name))
-    if not found:
-        raise UserError(f"{recipe.path} has no stage {name!r}{nearest(name, recipe.names)}.")
-    return found
+def named(recipe: Recipe, *names: str) -> tuple[str, ...]:
+    """What a person means by each name: ``ppo`` is the stage with its variants, ``ppo@seed2`` just that one."""
+    found = {name: [i.name for i in recipe.instances if name in (i.name, i.stage.name)] for name in names}
+    for name in names:
+        if not found[name]:
+            raise UserError(f"{recipe.path} has no stage {name!r}{nearest(name, recipe.names)}.")
+    return tuple(instance for instances in found.values() for instance in instances)
 
 
 def needed_for(recipe: Recipe, targets: tuple[str, ...]) -> tuple[str, ...]:

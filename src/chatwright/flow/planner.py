@@ -57,9 +57,13 @@ COSTS = {
     "sft": Cost(efficiency=0.26),
     "compare": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
     "reward": Cost(fixed=5, efficiency=0.185),
+    "examine": Cost(fixed=10),
+    "import": Cost(fixed=3),
     "ppo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
     "evaluate": Cost(fixed=10, efficiency=0.3, sampled=1.3e-4),
     "report": Cost(fixed=4),
+    "pool": Cost(fixed=1),
+    "match": Cost(fixed=12),
 }
 
 
@@ -113,9 +117,9 @@ def make_plan(recipe: Recipe, speed: Speed) -> Plan:
 
 
 def _seconds(stage: str, work: Work | None, speed: Speed) -> float | None:
-    if work is None or stage not in COSTS:
+    if stage not in COSTS:
         return None
-    cost = COSTS[stage]
+    cost, work = COSTS[stage], work or Work()
     plain = cost.fixed + cost.plain * work.plain
     learned = work.products / (speed.products * cost.efficiency)
     return (

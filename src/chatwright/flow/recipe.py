@@ -3,13 +3,17 @@
 name = "atlas"
 seed = 1                                       # of every stage that sets none
 questions = [["Hello!"], ["What is the capital of Chile?", "And its currency?"]]   # what `chatwright demo` asks
-stages = ["conversations", "corpus"]           # optional; all of the road when left out
+stages = ["conversations", "corpus"]           # optional; all that are not optional when left out
+start = { sft = "../runs/smollm2" }            # optional; models made elsewhere that take the place of stages
 
 [pretrain]                                     # a table a stage: the fields of its config
 steps = 1200
 
 [ppo.variants.seed2]                           # the same stage once more, as the instance ppo@seed2
 seed = 2
+
+[rounds]                                       # optional; what `chatwright rounds` does, see `RoundsConfig`
+prompts = 500
 """
 
 from __future__ import annotations
@@ -24,28 +28,60 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from chatwright.errors import UserError
 from chatwright.flow.road import ROAD
+from chatwright.model.imported import STAGE as IMPORT
 from chatwright.stage import Stage, StageConfig
 
 Place = tuple[str | int, ...]
 
 VARIANTS = "variants"
+STARTS = ("tokenizer", "pretrain", "sft", "reward")  # stages whose place a model may take
 ModelT = TypeVar("ModelT", bound=BaseModel)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of recipes and variants: they become folder names
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A stage with the config of one run: ``ppo``, or a variant of it such as ``ppo@seed2``."""
+    """A stage with the config of one run: ``ppo``, or a variant of it such as ``ppo@seed2``.
+
+    reads: for each of its inputs the instance that plays that part, such as ``{"sft": "ppo@round1"}``; None where every
+    input is the instance of its own name.
+    """
 
     name: str
     stage: Stage
     config: StageConfig
+    reads: Mapping[str, str] | None = None
+
+
+class RoundsConfig(BaseModel):
+    """What `chatwright rounds` does in every round, beside what the tables of its stages say.
+
+    prompts: how many are answered and compared in a round, each time the next ones; those of [compare] when left out.
+    people: a file of people's rankings for each round, with ``{round}`` in its name; the simulated labeller ranks when
+    left out. start: the weights that PPO starts from in every round. InstructGPT (3.1) trains "a new policy" and does
+    not say from which; the KL is from the SFT model either way. match_prompts: held-out prompts that policies are
+    compared on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompts: int | None = Field(default=None, gt=0)
+    people: Path | None = None
+    start: Literal["sft", "previous"] = "sft"
+    match_prompts: int = Field(default=256, gt=0)
+
+    @field_validator("people")
+    @classmethod
+    def _names_the_round(cls, people: Path | None) -> Path | None:
+        if people is not None and "{round}" not in people.name:
+            raise ValueError("the name must have {round} in it, such as rankings{round}.jsonl")
+        return people
 
 
 @dataclass(frozen=True)
@@ -56,6 +92,7 @@ class Recipe:
     name: str
     questions: tuple[tuple[str, ...], ...]
     instances: tuple[Instance, ...]
+    rounds: RoundsConfig
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,14 +101,16 @@ class Recipe:
 
 
 class Top(BaseModel):
-    """What stands above the tables of a recipe."""
+    """What of a recipe is no stage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=f"^{NAME}$")
     seed: int | None = None
     stages: tuple[str, ...] | None = None
+    start: dict[str, Path] = Field(default_factory=dict)
     questions: tuple[tuple[str, ...], ...] = ()
+    rounds: RoundsConfig = RoundsConfig()
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), road: Mapping[str, Stage] = ROAD) -> Recipe:
@@ -82,7 +121,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), road: Mapping[str, St
     """
     raw = _parse(path)
     overridden = {place for place, _ in (_lay_over(raw, override) for override in overrides)}
-    tables = {key: raw.pop(key) for key in list(raw) if key in road or isinstance(raw[key], dict)}
+    apart = [key for key in raw if key in road or (isinstance(raw[key], dict) and key not in Top.model_fields)]
+    tables = {key: raw.pop(key) for key in apart}
     for name, table in tables.items():
         if name not in road:
             raise UserError(f"{path}: there is no table [{name}]{nearest(name, [*road, *Top.model_fields])}.")
@@ -90,10 +130,17 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), road: Mapping[str, St
             raise UserError(f"{path}: {name!r} is a stage, so it must be a table [{name}], not {json.dumps(table)}.")
     top = _validate(Top, raw, str(path), "")
     instances = []
+    chosen = _chosen(top, path, road, tables)
     for name in road:
-        if name in _chosen(top, path, road):
+        if name in top.start:
+            instances.append(_started(name, top.start[name], path, ("start", name) in overridden))
+        elif name in chosen:
             instances += _instances(road[name], tables.get(name, {}), top.seed, path, overridden)
-    return Recipe(path, top.name, top.questions, tuple(instances))
+    rounds = top.rounds
+    if rounds.people is not None:
+        absolute = _absolute(rounds.people, path, ("rounds", "people") in overridden)
+        rounds = rounds.model_copy(update={"people": absolute})
+    return Recipe(path, top.name, top.questions, tuple(instances), rounds)
 
 
 def user_files(config: StageConfig) -> dict[Place, Path]:
@@ -140,14 +187,31 @@ def _lay_over(raw: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]
     return place, value
 
 
-def _chosen(top: Top, path: Path, road: Mapping[str, Stage]) -> Iterable[str]:
-    """The stages of this recipe."""
+def _chosen(top: Top, path: Path, road: Mapping[str, Stage], tables: Mapping[str, Any]) -> Iterable[str]:
+    """The stages of this recipe: those it names, or all but optional ones that it has no table of.
+
+    What starts from a model is none of them, and has no table.
+    """
+    for name in top.start:
+        if name not in STARTS or name not in road:
+            raise UserError(f"{path}: [start] {name} cannot be a model that was made elsewhere{nearest(name, STARTS)}.")
+        if name in tables:
+            raise UserError(f"{path}: {name} starts from {top.start[name]}, so nothing reads [{name}]; remove one.")
     if top.stages is None:
-        return tuple(road)
+        return tuple(name for name, stage in road.items() if name in tables or not stage.optional)
     for name in top.stages:
         if name not in road:
             raise UserError(f"{path}: `stages` names {name!r}, which is no stage{nearest(name, list(road))}.")
     return top.stages
+
+
+def _started(name: str, model: Path, path: Path, typed_here: bool) -> Instance:
+    """The stage ``name`` as a model that was made elsewhere."""
+    absolute = _absolute(model, path, typed_here)
+    if not absolute.exists():
+        raise UserError(f"{path}: [start] {name} names {absolute}, which does not exist.")
+    raw = {"stands_for": name, "model": str(absolute)}
+    return Instance(name, IMPORT, _validate(IMPORT.config, raw, str(path), "start"))
 
 
 def _instances(
@@ -183,12 +247,17 @@ def _instance(
     config = _validate(stage.config, raw, str(path), table)
     for at, file in user_files(config).items():
         typed_here = any((*place, *map(str, at))[: len(key)] == key for key in overridden)
-        absolute = ((Path.cwd() if typed_here else path.absolute().parent) / file.expanduser()).resolve()
+        absolute = _absolute(file, path, typed_here)
         key = ".".join(str(part) for part in at)
         if not matches(absolute):
             raise UserError(f"{path}: [{table}] {key} names {absolute}, which does not exist.")
         _put(raw, at, str(absolute))
     return Instance(name, stage, _validate(stage.config, raw, str(path), table))
+
+
+def _absolute(file: Path, recipe: Path, typed_here: bool) -> Path:
+    """A path of a recipe is relative to the recipe, one on the command line to the current folder."""
+    return ((Path.cwd() if typed_here else recipe.absolute().parent) / file.expanduser()).resolve()
 
 
 def _validate(model: type[ModelT], raw: dict[str, Any], path: str, table: str) -> ModelT:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +36,9 @@ class Outcome:
     manifest: Manifest
 
 
-def run_recipe(recipe: Recipe, out: Path, until: str | None = None, from_: str | None = None) -> list[Outcome]:
+def run_recipe(
+    recipe: Recipe, out: Path, until: str | Sequence[str] | None = None, from_: str | None = None
+) -> list[Outcome]:
     """Bring ``recipe`` to its end in ``out``, or to ``until``; ``from_`` and what is made from it are made anew.
 
     Among the processes that torchrun started, the first one decides what is to be done, does alone what one process
@@ -48,7 +51,8 @@ def run_recipe(recipe: Recipe, out: Path, until: str | None = None, from_: str |
         if not world.is_first():
             _follow(recipe, out)
             return []
-    wanted = graph.needed_for(recipe, graph.named(recipe, until)) if until else recipe.names
+    targets = (until,) if isinstance(until, str) else until
+    wanted = graph.needed_for(recipe, graph.named(recipe, *targets)) if targets else recipe.names
     anew = graph.made_from(recipe, graph.named(recipe, from_)) if from_ else ()
     keys = graph.keys(recipe)
     workloads(recipe)  # a model that cannot be built is refused before anything is written
@@ -81,8 +85,8 @@ def _follow(recipe: Recipe, out: Path) -> None:
 
 
 def _folders(instance: Instance, recipe: Recipe, out: Path) -> dict[str, Path]:
-    """The folders of the stages that an instance reads."""
-    return {name: out / name for name in graph.inputs(recipe)[instance.name]}
+    """The folder of each input of an instance."""
+    return {part: out / name for part, name in graph.parts(recipe)[instance.name].items()}
 
 
 def _is_done(folder: Path, key: str) -> bool:
@@ -142,11 +146,10 @@ def _last_sign_of_life(folder: Path) -> float:
 def _make(instance: Instance, recipe: Recipe, out: Path, keys: dict[str, str], progress: InProgress) -> Manifest:
     """Run the stage and write its manifest, last of all."""
     folder = out / instance.name
-    reads = _folders(instance, recipe, out)
     manifest.forget_peak_memory()
     if instance.stage.together:
         world.agree(instance.name)
-    headline = instance.stage.run(instance.config, reads, folder)
+    headline = instance.stage.run(instance.config, _folders(instance, recipe, out), folder)
     made = Manifest(
         stage=instance.stage.name,
         instance=instance.name,
@@ -154,7 +157,7 @@ def _make(instance: Instance, recipe: Recipe, out: Path, keys: dict[str, str], p
         key=keys[instance.name],
         config=instance.config.model_dump(mode="json"),
         seed=instance.config.seed,
-        inputs={name: keys[name] for name in reads},
+        inputs={name: keys[name] for name in graph.inputs(recipe)[instance.name]},
         user_files={str(path): graph.path_digest(path) for path in user_files(instance.config).values()},
         versions=manifest.versions(),
         hardware=manifest.hardware(),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,9 +13,13 @@ from chatwright.corpus.stage import CorpusConfig
 from chatwright.errors import UserError
 from chatwright.evaluation.report import ReportConfig
 from chatwright.evaluation.stage import EvaluateConfig
+from chatwright.flow import graph
 from chatwright.flow.recipe import Instance, Recipe
+from chatwright.formats import files_of
 from chatwright.model.config import ModelConfig, parameter_count
 from chatwright.model.cost import train_flops
+from chatwright.model.folder import read_shape
+from chatwright.model.imported import ImportConfig
 from chatwright.stage import StageConfig
 from chatwright.tokenizer.shards import ShardsConfig
 from chatwright.tokenizer.stage import TokenizerConfig
@@ -31,6 +36,8 @@ DEMONSTRATION_BYTES = 1_600_000  # demonstrations.jsonl
 BYTES_PER_TOKEN = 6.7  # of such a file, its JSON included
 QUESTIONS, KINDS = 1_500, 12  # of the evaluation
 PROMPT, ANSWER = 20, 16  # tokens of a question and of its answer
+BYTES_PER_PAIR_TOKEN = 9.0  # of hh-rlhf, in which a prompt stands twice and is read once
+PAIR = 200  # tokens of one of its pairs
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,12 @@ class Configs:
     """The configs that a stage's work follows from, and the model that all of them are about."""
 
     conversations: ConversationsConfig
-    compare: CompareConfig
     model: ModelConfig
 
-    @property
-    def answers(self) -> int:
+    def answers(self, compare: CompareConfig) -> int:
         """Answers that are compared, to all prompts together."""
-        prompts = min(self.compare.prompts or self.conversations.prompt_count, self.conversations.prompt_count)
-        return prompts * (self.compare.answers_min + self.compare.answers_max) // 2
+        prompts = min(compare.prompts or self.conversations.prompt_count, self.conversations.prompt_count)
+        return prompts * (compare.answers_min + compare.answers_max) // 2
 
     def learn(self, tokens: float) -> float:
         """Operations of learning from ``tokens``."""
@@ -76,15 +81,36 @@ def workloads(recipe: Recipe) -> dict[str, Work]:
     """The work of every instance whose stage is known here. UserError when the model cannot be built."""
     by_name = {instance.name: instance.config for instance in recipe.instances}
     pretrain = _get(by_name, "pretrain", PretrainConfig)
-    if pretrain is None:
-        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
     tokenizer = _get(by_name, "tokenizer", TokenizerConfig) or TokenizerConfig()
+    model = _model(pretrain, tokenizer.vocab_size, recipe.path) if pretrain else _imported(by_name)
+    if model is None:
+        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
     configs = Configs(
         conversations=_get(by_name, "conversations", ConversationsConfig) or ConversationsConfig(),
-        compare=_get(by_name, "compare", CompareConfig) or CompareConfig(),
-        model=_model(pretrain, tokenizer.vocab_size, recipe.path),
+        model=model,
     )
-    return {i.name: work for i in recipe.instances if (work := _work(i, configs)) is not None}
+    compared = {name: c for name, c in by_name.items() if isinstance(c, CompareConfig)}
+    return {
+        i.name: work
+        for i in recipe.instances
+        if (work := _work(i, configs, [compared[name] for name in _sources(recipe, i, compared)])) is not None
+    }
+
+
+def _sources(recipe: Recipe, instance: Instance, compared: Mapping[str, CompareConfig]) -> list[str]:
+    """What a reward model's comparisons come from: all the comparing that it is made from."""
+    if not isinstance(instance.config, RewardConfig):
+        return []
+    return [name for name in graph.needed_for(recipe, (instance.name,)) if name in compared]
+
+
+def _imported(configs: Mapping[str, StageConfig]) -> ModelConfig | None:
+    """The shape of the model that a recipe starts from, where that is a folder."""
+    for name in ("pretrain", "sft"):
+        config = _get(configs, name, ImportConfig)
+        if config is not None and config.model.is_dir():
+            return read_shape(config.model)
+    return None
 
 
 def _model(config: PretrainConfig, vocab_size: int, recipe: Path) -> ModelConfig:
@@ -100,8 +126,8 @@ def _get(configs: Mapping[str, StageConfig], name: str, kind: type[ConfigT]) -> 
     return found if isinstance(found, kind) else None
 
 
-def _work(instance: Instance, configs: Configs) -> Work | None:
-    """The work of one instance; None for a stage that is not known here."""
+def _work(instance: Instance, configs: Configs, compared: Sequence[CompareConfig]) -> Work | None:
+    """The work of one instance; None for a stage that is not known here. ``compared``: what a reward model is of."""
     match instance.config:
         case PretrainConfig() as config:
             return _pretrain(config, configs)
@@ -110,7 +136,7 @@ def _work(instance: Instance, configs: Configs) -> Work | None:
         case CompareConfig() as config:
             return _compare(config, configs)
         case RewardConfig() as config:
-            return _reward(config, configs)
+            return _reward(config, configs, compared)
         case PpoConfig() as config:
             return _ppo(config, configs)
         case EvaluateConfig() as config:
@@ -139,9 +165,9 @@ def _pretrain(config: PretrainConfig, configs: Configs) -> Work:
 
 
 def _sft(config: SftConfig, configs: Configs) -> Work:
-    row = configs.model.context
-    file = config.data or configs.conversations.demonstrations
-    demonstrations = (file.stat().st_size if file else DEMONSTRATION_BYTES) / BYTES_PER_TOKEN
+    row = min(config.length or configs.model.context, configs.model.context)
+    path = config.data or configs.conversations.demonstrations
+    demonstrations = (_bytes(path) if path else DEMONSTRATION_BYTES) / BYTES_PER_TOKEN
     rows = config.batch - config.text_rows
     steps = config.steps or round(config.epochs * demonstrations / row / rows) + 1
     measured = (steps // config.eval_every + 1) * config.eval_tokens
@@ -149,13 +175,24 @@ def _sft(config: SftConfig, configs: Configs) -> Work:
     return Work(tokens, 0, configs.learn(tokens) + configs.judge(measured), 0, parameter_count(configs.model))
 
 
+def _bytes(path: Path) -> int:
+    """Of the files that a config names as data."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
 def _compare(config: CompareConfig, configs: Configs) -> Work:
-    sampled = configs.answers * min(ANSWER, config.max_tokens)
-    return Work(sampled=sampled, products=configs.judge(sampled + configs.answers * PROMPT))
+    answers = configs.answers(config)
+    sampled = answers * min(ANSWER, config.max_tokens)
+    return Work(sampled=sampled, products=configs.judge(sampled + answers * PROMPT))
 
 
-def _reward(config: RewardConfig, configs: Configs) -> Work:
-    tokens = round(config.epochs * configs.answers * (PROMPT + ANSWER))
+def _reward(config: RewardConfig, configs: Configs, compared: Sequence[CompareConfig]) -> Work:
+    if config.data is None:
+        answers = sum(configs.answers(compare) for compare in compared)
+        tokens = round(config.epochs * answers * (PROMPT + ANSWER))
+    else:
+        size = _bytes(config.data) / BYTES_PER_PAIR_TOKEN
+        tokens = round(config.epochs * min(size, (config.prompts or math.inf) * PAIR))
     return Work(tokens=tokens, products=configs.learn(tokens), parameters=parameter_count(configs.model))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -35,7 +35,8 @@ class CompareConfig(StageConfig):
     denies knowing what it knows, so the reward model would never see it done, and PPO would find out. Ours. More take
     the place of answers that came twice. noise: standard
     deviation of the labeller's mood, on the scale of its scores. tie_margin: noisy scores closer than this are a tie.
-    prompts: at most so many of each file, the first ones; None for all.
+    prompts: at most so many of each file; None for all. offset: they begin after so many, and the file's first follow
+    its last, so that every round can have prompts of its own.
     """
 
     answers_min: int = Field(default=4, ge=2)  # InstructGPT C.2: K = 4..9 answers a prompt
@@ -46,6 +47,7 @@ class CompareConfig(StageConfig):
     noise: float = Field(default=0.3, ge=0)
     tie_margin: float = Field(default=0.05, ge=0)
     prompts: int | None = Field(default=None, gt=0)
+    offset: int = Field(default=0, ge=0)
     batch_size: int = Field(default=256, gt=0)
 
     @model_validator(mode="after")
@@ -75,14 +77,10 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     device = runtime.prepare()
     model, tokenizer = load_model(inputs["sft"])
     engine = Engine(model.to(device), tokenizer, config.batch_size)
-    questions = _read(inputs["conversations"] / "prompts.jsonl", config)
-    held_out = _read(inputs["conversations"] / "prompts_heldout.jsonl", config)
+    questions = read_prompts(inputs["conversations"] / "prompts.jsonl", config)
+    held_out = read_prompts(inputs["conversations"] / "prompts_heldout.jsonl", config)
     total = len(questions) + len(held_out)
-    answers: list[Answers] = []
-    with progress_bar("compare", total) as bar:
-        for part in _parts(questions + held_out, PROMPTS_AT_ONCE):
-            answers += sample(config, engine, tokenizer, part)
-            bar.update(len(answers), "prompts")
+    answers = sample_all(config, engine, tokenizer, questions + held_out, "compare")
     ranked = compare(config, questions, answers[: len(questions)])
     ranked += compare(config, held_out, answers[len(questions) :])
     training = [item for item in ranked[: len(questions)] if item is not None]
@@ -103,6 +101,18 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
         f"{headline['self_agreement']:.1%} and with the noiseless order on {headline['gold_agreement']:.1%}"
     )
     return headline
+
+
+def sample_all(
+    config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], title: str
+) -> list[Answers]:
+    """`sample` with a progress bar."""
+    answers: list[Answers] = []
+    with progress_bar(title, len(questions)) as bar:
+        for start in range(0, len(questions), PROMPTS_AT_ONCE):
+            answers += sample(config, engine, tokenizer, questions[start : start + PROMPTS_AT_ONCE])
+            bar.update(len(answers), "prompts")
+    return answers
 
 
 def sample(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[Answers]:
@@ -126,11 +136,19 @@ def sample(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, question
 
 
 def compare(config: CompareConfig, questions: Sequence[Question], answers: Sequence[Answers]) -> list[Ranked | None]:
-    """Fill each question's answers up to its K with answers to the others, and rank them; None where K is below 2."""
+    """The labeller's ranking of each question's answers, filled up to its K; None where there is only one."""
+    return [
+        _ranked(config, question, together) if len(together) > 1 else None
+        for question, together in zip(questions, fill(config, questions, answers), strict=True)
+    ]
+
+
+def fill(config: CompareConfig, questions: Sequence[Question], answers: Sequence[Answers]) -> list[Answers]:
+    """Each question's answers, filled up to its K with answers to the others (see ``misplaced``)."""
     by_subject: dict[str, list[int]] = {}
     for i, question in enumerate(questions):
         by_subject.setdefault(question.subject, []).append(i)
-    ranked: list[Ranked | None] = []
+    filled: list[Answers] = []
     for i, question in enumerate(questions):
         draw = random.Random(f"{config.seed}/misplaced/{question.id}")
         near = [j for j in by_subject[question.subject] if j != i] if question.subject else []
@@ -143,8 +161,8 @@ def compare(config: CompareConfig, questions: Sequence[Question], answers: Seque
             if missing > 0 and answer not in together:
                 together[answer] = finished
                 missing -= 1
-        ranked.append(_ranked(config, question, together) if len(together) > 1 else None)
-    return ranked
+        filled.append(together)
+    return filled
 
 
 def _ranked(config: CompareConfig, question: Question, answers: Answers) -> Ranked:
@@ -213,15 +231,13 @@ def _share(counts: Sequence[tuple[int, int]]) -> float:
     return alike / total if total else 1.0
 
 
-def _read(path: Path, config: CompareConfig) -> list[Question]:
+def read_prompts(path: Path, config: CompareConfig) -> list[Question]:
+    """The prompts of a file that are compared. UserError when it has none."""
     questions = read_jsonl(path, Question)
     if not questions:
         raise UserError(f"{path} has no prompts.")
-    return questions[: config.prompts]
-
-
-def _parts(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
-    return (questions[start : start + size] for start in range(0, len(questions), size))
+    first = config.offset % len(questions)
+    return (questions[first:] + questions[:first])[: config.prompts]
 
 
 STAGE = Stage(

@@ -1,0 +1,252 @@
+"""``chatwright rounds``: a recipe's rounds as instances of stages, brought about one after another, and their table.
+
+A round is five of them, or six with people; round 2, for example:
+
+    compare@round2   answers of round 1's policy, ranked        reads ppo@round1, conversations
+    pool@round2      all comparisons so far                     reads compare@round1, compare@round2
+    reward@round2    a new reward model of all of them          reads sft, pool@round2, conversations
+    ppo@round2       a new policy, its KL measured from SFT     reads sft, reward@round2, conversations, shards
+    match@round2     the new policy against the others          reads ppo@round2, ppo@round1, sft, conversations
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rich.table import Table
+
+from chatwright.errors import UserError
+from chatwright.flow.manifest import Manifest, read_manifest
+from chatwright.flow.recipe import Instance, Recipe
+from chatwright.flow.run import Outcome, run_recipe
+from chatwright.flywheel import match, people, pool
+from chatwright.flywheel.match import MatchConfig
+from chatwright.flywheel.people import OFFERED, PeopleConfig
+from chatwright.stage import StageConfig
+from chatwright.training.compare import CompareConfig
+from chatwright.training.ppo.config import PpoConfig
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A round that cannot go on before people have ranked ``offered`` into ``rankings``."""
+
+    round: int
+    offered: Path
+    rankings: Path
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a call ended: what was brought about, a row for each finished round, and what it waits for, if anything."""
+
+    outcomes: list[Outcome]
+    rows: list[dict[str, Any]]
+    waiting: Waiting | None
+
+
+class Source(Protocol):
+    """Where a round's comparisons come from."""
+
+    def instances(self, number: int, policy: str, config: CompareConfig) -> list[Instance]:
+        """Stages that end with comparisons of ``policy``'s answers; as far as can be gone now."""
+
+    def waits_for(self, number: int) -> Path | None:
+        """The file without which a round's comparisons cannot be had, while it is not there."""
+
+
+class Simulated:
+    """The simulated labeller ranks at once: the stage ``compare``."""
+
+    def __init__(self, compare: Instance) -> None:
+        """``compare``: the recipe's own instance."""
+        self._compare = compare
+
+    def instances(self, number: int, policy: str, config: CompareConfig) -> list[Instance]:
+        """``compare`` alone."""
+        reads = {"sft": policy, "conversations": "conversations"}
+        return [Instance(at("compare", number), self._compare.stage, config, reads)]
+
+    def waits_for(self, number: int) -> None:
+        """Nothing."""
+
+
+class People:
+    """People rank what ``offer`` laid out, and give their rankings back as a file a round."""
+
+    def __init__(self, rankings: Path) -> None:
+        """``rankings``: the files' path, with ``{round}`` in its name."""
+        self._rankings = rankings
+
+    def instances(self, number: int, policy: str, config: CompareConfig) -> list[Instance]:
+        """``offer`` and, where the round's file is there, ``people``."""
+        reads = {"sft": policy, "conversations": "conversations"}
+        found = [Instance(at("offer", number), people.OFFER, config, reads)]
+        if self.waits_for(number) is None:
+            rankings = PeopleConfig(seed=config.seed, data=self._file(number))
+            found.append(Instance(at("people", number), people.PEOPLE, rankings, {"offer": at("offer", number)}))
+        return found
+
+    def waits_for(self, number: int) -> Path | None:
+        """The round's file of rankings."""
+        return None if self._file(number).is_file() else self._file(number)
+
+    def _file(self, number: int) -> Path:
+        return self._rankings.with_name(self._rankings.name.replace("{round}", str(number)))
+
+
+def at(stage: str, number: int) -> str:
+    """The name of a round's instance of a stage.
+
+    >>> at("ppo", 2)
+    'ppo@round2'
+    """
+    return f"{stage}@round{number}"
+
+
+def unfold(recipe: Recipe, rounds: int) -> tuple[Recipe, list[str], int | None]:
+    """The recipe with the instances of its rounds, the last one of each round, and the round that waits for people.
+
+    Raises UserError when the recipe leaves out a stage that rounds are made of, or has instances of these names.
+    """
+    if rounds < 1:
+        raise UserError(f"--rounds {rounds}: there must be at least one round.")
+    by_name = {instance.name: instance for instance in recipe.instances}
+    for stage in ("conversations", "shards", "sft", "compare", "reward", "ppo"):
+        if stage not in by_name:
+            raise UserError(f"{recipe.path}: rounds need {stage}, which `stages` leaves out; add {stage!r} to it.")
+    source: Source = Simulated(by_name["compare"])
+    if recipe.rounds.people is not None:
+        source = People(recipe.rounds.people)
+    instances, targets, pooled = list(recipe.instances), [], dict[str, str]()
+    for number in range(1, rounds + 1):
+        before = at("ppo", number - 1) if number > 1 else "sft"
+        compared = source.instances(number, before, _compared(recipe, by_name, number))
+        pooled[f"round{number}"] = compared[-1].name
+        waits = source.waits_for(number) is not None
+        round_ = compared if waits else [*compared, *_learned(recipe, by_name, number, before, dict(pooled))]
+        taken = [instance.name for instance in round_ if instance.name in by_name]
+        if taken:
+            raise UserError(f"{recipe.path}: {taken[0]} is a round's; give that variant another name.")
+        instances += round_
+        targets.append(round_[-1].name)
+        if waits:
+            return replace(recipe, instances=tuple(instances)), targets, number
+    return replace(recipe, instances=tuple(instances)), targets, None
+
+
+def _compared(recipe: Recipe, by_name: Mapping[str, Instance], number: int) -> CompareConfig:
+    """How a round's answers are drawn: each round goes on where the prompts of the one before ended."""
+    config = _config(by_name, "compare", CompareConfig)
+    prompts = recipe.rounds.prompts or config.prompts
+    offset = config.offset + (number - 1) * (prompts or 0)
+    return config.model_copy(update={"prompts": prompts, "offset": offset})
+
+
+def _learned(
+    recipe: Recipe, by_name: Mapping[str, Instance], number: int, before: str, pooled: Mapping[str, str]
+) -> list[Instance]:
+    """From a round's comparisons to its match."""
+    reward, ppo = by_name["reward"], by_name["ppo"]
+    config = _config(by_name, "ppo", PpoConfig)
+    shared = {"conversations": "conversations"}
+    start = {"policy": before} if recipe.rounds.start == "previous" and number > 1 else {}
+    played = MatchConfig(
+        seed=config.seed,
+        prompts=recipe.rounds.match_prompts,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+    )
+    against = {"policy": at("ppo", number), "previous": before, "sft": "sft"}
+    return [
+        Instance(at("pool", number), pool.STAGE, StageConfig(seed=config.seed), pooled),
+        Instance(
+            at("reward", number),
+            reward.stage,
+            reward.config,
+            {**_own(reward), "compare": at("pool", number)},
+        ),
+        Instance(
+            at("ppo", number),
+            ppo.stage,
+            ppo.config,
+            {**_own(ppo), "reward": at("reward", number), **start},
+        ),
+        Instance(at("match", number), match.STAGE, played, {**against, **shared}),
+    ]
+
+
+def _own(instance: Instance) -> dict[str, str]:
+    """The parts as the recipe's own instance has them."""
+    return {name: name for name in instance.stage.inputs}
+
+
+def _config(by_name: Mapping[str, Instance], name: str, kind: type[ConfigT]) -> ConfigT:
+    config = by_name[name].config
+    assert isinstance(config, kind)
+    return config
+
+
+def run_rounds(recipe: Recipe, out: Path, rounds: int) -> Ran:
+    """Bring ``rounds`` rounds about in ``out``, or as many as people have ranked. Done ones are skipped."""
+    unfolded, targets, waits = unfold(recipe, rounds)
+    outcomes = run_recipe(unfolded, out, targets)
+    rows = [row for number in range(1, rounds + 1) if (row := read_row(out, number)) is not None]
+    if waits is None:
+        return Ran(outcomes, rows, None)
+    rankings = People(_given(recipe)).waits_for(waits)
+    assert rankings is not None
+    return Ran(outcomes, rows[: waits - 1], Waiting(waits, out / at("offer", waits) / OFFERED, rankings))
+
+
+def _given(recipe: Recipe) -> Path:
+    assert recipe.rounds.people is not None
+    return recipe.rounds.people
+
+
+def read_row(out: Path, number: int) -> dict[str, Any] | None:
+    """What a finished round came to, flat; None when it is not finished."""
+    made: dict[str, Manifest] = {}
+    for stage in ("pool", "reward", "ppo", "match"):
+        manifest = read_manifest(out / at(stage, number))
+        if manifest is None:
+            return None
+        made[stage] = manifest
+    reward, played = made["reward"].headline, made["match"].headline
+    return {
+        "round": number,
+        "comparisons": made["pool"].headline["comparisons"],
+        "reward_accuracy": reward.get("accuracy", reward.get("accuracy_labels")),
+        **{key: value for key, value in played.items() if key not in ("prompts", "eos_rate")},
+        "ptx_tax": made["ppo"].headline["ptx_tax"],
+        "minutes": sum(manifest.seconds for manifest in made.values()) / 60,
+        "policy": str(out / at("ppo", number)),
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rounds for a person to read."""
+    shown = Table(title="Rounds", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("round", "comparisons", "reward accuracy", "gold", "wins over SFT", "over the round before", "KL"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(
+            str(row["round"]),
+            f"{row['comparisons']:,}",
+            f"{row['reward_accuracy']:.3f}",
+            f"{row['gold']:.2f} (SFT {row['gold_sft']:.2f})",
+            _rate(row, "sft"),
+            _rate(row, "previous"),
+            f"{row['kl']:.1f}",
+        )
+    return shown
+
+
+def _rate(row: Mapping[str, Any], opponent: str) -> str:
+    rate, low, high = (row[f"win_rate_{opponent}{end}"] for end in ("", "_low", "_high"))
+    return f"{rate:.1%} ({low:.0%} to {high:.0%})"

@@ -1,0 +1,260 @@
+"""Rounds of the tiny recipe: what each learns from, what is skipped, and what a kill in the middle leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatwright.errors import UserError
+from chatwright.flow import graph, planner
+from chatwright.flow.lineage import back
+from chatwright.flow.manifest import Manifest, read_manifest
+from chatwright.flow.recipe import Recipe, read_recipe
+from chatwright.flywheel.people import OFFERED, Offer
+from chatwright.flywheel.rounds import Ran, run_rounds, table, unfold
+from chatwright.records import Comparison
+from chatwright.stage import read_metrics
+from chatwright.storage import read_jsonl, write_jsonl
+from chatwright.training.ppo.trainer import Trainer
+from tests.conftest import TinyRun, chatwright
+
+OVERRIDES = ("rounds.prompts=16", "rounds.match_prompts=8", "compare.misplaced=1")
+ROUND = ["compare", "pool", "reward", "ppo", "match"]
+
+
+@pytest.fixture(autouse=True)
+def _no_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "measure", lambda: planner.REFERENCE)
+
+
+@dataclass(frozen=True)
+class TwoRounds:
+    """Two rounds of the tiny recipe that nobody disturbed."""
+
+    recipe: Recipe
+    out: Path
+    ran: Ran
+
+
+NewFolder = Callable[[str], Path]
+
+
+@pytest.fixture
+def folder(tiny_run: TinyRun, tmp_path: Path) -> Path:
+    """A copy of the finished tiny run."""
+    return Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def two(tiny_run: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> TwoRounds:
+    out = Path(shutil.copytree(tiny_run.out, tmp_path_factory.mktemp("rounds") / "out"))
+    recipe = read_recipe(tiny_run.recipe, OVERRIDES)
+    return TwoRounds(recipe, out, run_rounds(recipe, out, 2))
+
+
+def made(out: Path, name: str) -> Manifest:
+    manifest = read_manifest(out / name)
+    assert manifest is not None, name
+    return manifest
+
+
+def comparisons(out: Path, name: str) -> list[Comparison]:
+    return read_jsonl(out / name / "comparisons.jsonl", Comparison)
+
+
+def test_rounds_take_up_the_finished_sft_model_and_make_only_themselves(two: TwoRounds) -> None:
+    states = {outcome.name: outcome.state for outcome in two.ran.outcomes}
+    new = [f"{stage}@round{number}" for number in (1, 2) for stage in ROUND]
+    assert [name for name, state in states.items() if state == "made"] == new
+    assert states["sft"] == "done before"
+    assert "evaluate" not in states
+
+
+def test_the_second_rounds_reward_model_learns_from_the_comparisons_of_both(two: TwoRounds) -> None:
+    first, second = (comparisons(two.out, f"compare@round{number}") for number in (1, 2))
+    assert {c.id for c in first}.isdisjoint(c.id for c in second), "each round has prompts of its own"
+    pooled = comparisons(two.out, "pool@round2")
+    assert [c.id for c in pooled] == [f"round1/{c.id}" for c in first] + [f"round2/{c.id}" for c in second]
+    assert [c.answers for c in pooled] == [c.answers for c in first + second]
+    assert made(two.out, "reward@round2").headline["prompts"] == len(pooled)
+    assert made(two.out, "reward@round1").headline["prompts"] == len(first)
+    assert two.ran.rows[1]["comparisons"] == len(pooled)
+
+
+def test_the_second_round_samples_from_the_policy_of_the_first(two: TwoRounds) -> None:
+    assert set(made(two.out, "compare@round1").inputs) == {"sft", "conversations"}
+    assert set(made(two.out, "compare@round2").inputs) == {"ppo@round1", "conversations"}
+    assert made(two.out, "compare@round2").inputs["ppo@round1"] == made(two.out, "ppo@round1").key
+    stages = {origin.name for origin in back(two.out / "ppo@round2" / "model.safetensors").stages}
+    assert {"reward@round2", "pool@round2", "compare@round1", "ppo@round1", "sft", "corpus"} <= stages
+
+
+def test_a_match_counts_wins_over_the_round_before_and_over_sft(two: TwoRounds) -> None:
+    first, second = two.ran.rows
+    assert first["win_rate_previous"] == first["win_rate_sft"], "the round before the first is SFT"
+    lines = [json.loads(line) for line in (two.out / "match@round2" / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == 8
+    for row, opponent in ((second, "previous"), (second, "sft")):
+        scores = [(line["gold"]["policy"], line["gold"][opponent]) for line in lines]
+        wins = sum(a > b for a, b in scores) + 0.5 * sum(a == b for a, b in scores)
+        assert row[f"win_rate_{opponent}"] == wins / len(lines)
+        assert row[f"win_rate_{opponent}_low"] <= wins / len(lines) <= row[f"win_rate_{opponent}_high"]
+    assert second["gold"] == pytest.approx(sum(line["gold"]["policy"] for line in lines) / len(lines))
+    assert len(table(two.ran.rows).rows) == 2
+
+
+def test_rounds_that_are_done_are_skipped_and_further_ones_added(two: TwoRounds, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(two.out, tmp_path / "out"))
+    again = run_rounds(two.recipe, out, 2)
+    assert {outcome.state for outcome in again.outcomes} == {"done before"}
+    assert again.rows == [{**row, "policy": row["policy"].replace(str(two.out), str(out))} for row in two.ran.rows]
+    third = run_rounds(two.recipe, out, 3)
+    assert [o.name for o in third.outcomes if o.state == "made"] == [f"{stage}@round3" for stage in ROUND]
+    rows = [row["comparisons"] for row in third.rows]
+    assert rows == sorted(set(rows))
+
+
+def test_a_killed_round_resumes_to_the_same_bytes(
+    two: TwoRounds, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, calls = Trainer.learn, 0
+
+    def killed(self: Trainer, step: int, rollout: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # the third step of the second round's PPO
+            raise KeyboardInterrupt
+        return learn(self, step, rollout)
+
+    monkeypatch.setattr(Trainer, "learn", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_rounds(two.recipe, folder, 2)
+    monkeypatch.setattr(Trainer, "learn", learn)
+    resumed = run_rounds(two.recipe, folder, 2)
+    assert [o.name for o in resumed.outcomes if o.state == "resumed"] == ["ppo@round2"]
+    assert len(read_metrics(folder / "ppo@round2")) == 4
+    for name in ("ppo@round2/model.safetensors", "match@round2/answers.jsonl", "reward@round2/model.safetensors"):
+        assert (folder / name).read_bytes() == (two.out / name).read_bytes(), name
+
+
+def test_ppo_may_start_from_the_policy_of_the_round_before(tiny_run: TinyRun, two: TwoRounds, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(two.out, tmp_path / "out"))
+    recipe = read_recipe(tiny_run.recipe, (*OVERRIDES, 'rounds.start="previous"'))
+    ran = run_rounds(recipe, out, 2)
+    assert [o.name for o in ran.outcomes if o.state == "made"] == ["ppo@round2", "match@round2"]
+    assert set(made(out, "ppo@round2").inputs) == {"sft", "ppo@round1", "reward@round2", "conversations", "shards"}
+    assert read_metrics(two.out / "ppo@round2")[0]["kl"] == pytest.approx(0.0, abs=1e-4), "it starts from SFT"
+    assert abs(read_metrics(out / "ppo@round2")[0]["kl"]) > 1e-3, "it starts from round 1, and the KL is from SFT"
+
+
+def rank_all(offered: Path, rankings: Path) -> list[Offer]:
+    """A person who likes short answers."""
+    offers = read_jsonl(offered, Offer)
+    ranked = [
+        Comparison(
+            id=offer.id,
+            prompt=offer.prompt,
+            answers=offer.answers,
+            tiers=[[i] for i in sorted(range(len(offer.answers)), key=lambda i: (len(offer.answers[i]), i))],
+            labeler="ann",
+        )
+        for offer in offers
+    ]
+    write_jsonl(rankings, ranked)
+    return offers
+
+
+def test_people_rank_and_the_command_waits_for_them(tiny_run: TinyRun, folder: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(tiny_run.recipe, (*OVERRIDES, f'rounds.people="{tmp_path}/ranked{{round}}.jsonl"'))
+    first = run_rounds(recipe, folder, 2)
+    assert first.rows == []
+    assert first.waiting is not None
+    assert (first.waiting.round, first.waiting.rankings) == (1, tmp_path / "ranked1.jsonl")
+    assert [o.name for o in first.outcomes if o.state == "made"] == ["offer@round1"]
+
+    rank_all(first.waiting.offered, first.waiting.rankings)
+    second = run_rounds(recipe, folder, 2)
+    assert second.waiting is not None
+    assert (second.waiting.round, second.waiting.offered) == (2, folder / "offer@round2" / OFFERED)
+    assert [row["round"] for row in second.rows] == [1]
+    assert made(folder, "offer@round2").inputs.keys() == {"ppo@round1", "conversations"}
+    sets = [
+        len(read_jsonl(folder / "people@round1" / f"comparisons{end}.jsonl", Comparison)) for end in ("", "_heldout")
+    ]
+    assert sum(sets) == made(folder, "people@round1").headline["prompts"]
+    assert min(sets) > 0
+
+    rank_all(second.waiting.offered, second.waiting.rankings)
+    third = run_rounds(recipe, folder, 2)
+    assert third.waiting is None
+    assert [row["round"] for row in third.rows] == [1, 2]
+    assert third.rows[1]["comparisons"] > third.rows[0]["comparisons"]
+
+
+def test_rankings_that_do_not_fit_what_was_offered_are_refused(tiny_run: TinyRun, folder: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(tiny_run.recipe, (*OVERRIDES, f'rounds.people="{tmp_path}/ranked{{round}}.jsonl"'))
+    offered = folder / "offer@round1" / OFFERED
+    run_rounds(recipe, folder, 1)
+    rankings = tmp_path / "ranked1.jsonl"
+    rank_all(offered, rankings)
+    right = rankings.read_text().splitlines()
+    first = json.loads(right[0])
+    for line, message in (
+        ({**first, "id": "elsewhere"}, "'elsewhere' was not offered in this round"),
+        (json.loads(right[1]), "is ranked twice"),
+        ({**first, "answers": [*first["answers"][:-1], "My own."]}, "other answers than were offered"),
+    ):
+        rankings.write_text("\n".join([*right[1:], json.dumps(line)]) + "\n")
+        with pytest.raises(UserError, match=message):
+            run_rounds(recipe, folder, 1)
+    rankings.write_text(right[0] + "\n")
+    with pytest.raises(UserError, match="ranks 1 prompts; at least two"):
+        run_rounds(recipe, folder, 1)
+    assert not (folder / "people@round1" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (['stages=["conversations", "corpus", "tokenizer", "shards", "pretrain", "sft"]'], "rounds need compare"),
+        (["ppo@round1.seed=2"], "ppo@round1 is a round's; give that variant another name"),
+    ],
+)
+def test_a_recipe_that_has_no_rounds_is_refused(tiny: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unfold(read_recipe(tiny, overrides), 1)
+
+
+def test_there_is_at_least_one_round(tiny: Path) -> None:
+    with pytest.raises(UserError, match="at least one round"):
+        unfold(read_recipe(tiny), 0)
+
+
+def test_more_noise_changes_every_round_and_nothing_before_them(tiny: Path) -> None:
+    plain, noisy = (graph.keys(unfold(read_recipe(tiny, words), 2)[0]) for words in ([], ["compare.noise=1.5"]))
+    same = {name for name in plain if plain[name] == noisy[name]}
+    assert same == {"conversations", "corpus", "tokenizer", "shards", "pretrain", "sft"}
+
+
+def test_the_plan_has_every_instance_of_every_round(tiny: Path) -> None:
+    plan = planner.make_plan(unfold(read_recipe(tiny), 2)[0], planner.REFERENCE).seconds()
+    assert {f"{stage}@round{number}" for number in (1, 2) for stage in ROUND} <= plan.keys()
+    assert plan["reward@round2"] > plan["reward@round1"], "it learns from twice as many comparisons"
+
+
+def test_the_command_prints_rounds_for_people_and_for_programs(two: TwoRounds, tiny_run: TinyRun) -> None:
+    words = [word for override in OVERRIDES for word in ("--set", override)]
+    told = chatwright("rounds", tiny_run.recipe, "--rounds", "2", "--out", two.out, "--json", *words)
+    assert told.status == 0, told.errors
+    answer = json.loads(told.output)
+    assert [row["round"] for row in answer["rounds"]] == [1, 2]
+    assert answer["waiting"] is None
+    assert {stage["state"] for stage in answer["stages"].values()} == {"done before"}
+    shown = chatwright("rounds", tiny_run.recipe, "--rounds", "2", "--out", two.out, *words)
+    assert "wins over SFT" in shown.output
