@@ -237,13 +237,13 @@ def test_there_is_at_least_one_round(tiny: Path) -> None:
 
 
 def test_more_noise_changes_every_round_and_nothing_before_them(tiny: Path) -> None:
-    plain, noisy = (graph.keys(unfold(read_recipe(tiny, words), 2)[0]) for words in ([], ["compare.noise=1.5"]))
+    plain, noisy = (graph.keys(unfold(read_recipe(tiny, words), 2).recipe) for words in ([], ["compare.noise=1.5"]))
     same = {name for name in plain if plain[name] == noisy[name]}
     assert same == {"conversations", "corpus", "tokenizer", "shards", "pretrain", "sft"}
 
 
 def test_the_plan_has_every_instance_of_every_round(tiny: Path) -> None:
-    plan = planner.make_plan(unfold(read_recipe(tiny), 2)[0], planner.REFERENCE).seconds()
+    plan = planner.make_plan(unfold(read_recipe(tiny), 2).recipe, planner.REFERENCE).seconds()
     assert {f"{stage}@round{number}" for number in (1, 2) for stage in ROUND} <= plan.keys()
     assert plan["reward@round2"] > plan["reward@round1"], "it learns from twice as many comparisons"
 
