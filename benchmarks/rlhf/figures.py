@@ -67,7 +67,6 @@ def tax(results: Mapping[str, Any]) -> Figure:
         "ptx": ("ppo", "D", "β 0.05, γ 1"),
         "kl 0.25": ("pretrain", "^", "β 0.25, no mix"),
         "kl 1": ("reward", "s", "β 1, no mix"),
-        "kl 4": ("compare", "v", "β 4, no mix"),
     }
     with mpl.rc_context(STYLE | {"axes.grid.axis": "both"}):
         figure, (axis,) = _figure(1, 3.2)
@@ -80,7 +79,7 @@ def tax(results: Mapping[str, Any]) -> Figure:
         axis.xaxis.set_major_formatter(PercentFormatter(xmax=1))
         axis.set_title("Gold reward gained, in SFT’s standard deviations (large marks: means of three seeds)")
         axis.set_xlabel("alignment tax: rise of the bits per byte of held-out pretraining text")
-        figure.legend(loc="outside upper left", ncols=5, handlelength=1)
+        figure.legend(loc="outside upper left", ncols=4, handlelength=1)
     return figure
 
 
