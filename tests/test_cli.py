@@ -20,13 +20,15 @@ WHOLE = [name for name, stage in ROAD.items() if not stage.optional]  # what a r
 
 def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
     shown = chatwright("--help").output
-    commands = ["run", *STAGES, "chat", "serve", "demo", "lineage", "version"]
+    commands = ["run", *STAGES, "rounds", "chat", "serve", "demo", "lineage", "version"]
     places = [shown.index(f"│ {name} ") for name in commands]
     assert places == sorted(places)
     assert tuple(STAGES) == tuple(MODULES)
 
 
-@pytest.mark.parametrize("words", [[name] for name in ("run", *STAGES, "chat", "lineage")] + [["corpus", "explain"]])
+@pytest.mark.parametrize(
+    "words", [[name] for name in ("run", *STAGES, "rounds", "chat", "lineage")] + [["corpus", "explain"]]
+)
 def test_the_help_of_a_command_has_an_example(words: list[str]) -> None:
     assert f"Example: chatwright {' '.join(words)} " in chatwright(*words, "--help").output
 

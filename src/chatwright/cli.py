@@ -311,8 +311,8 @@ def rounds(
 
     read = read_recipe(recipe, set_ or [])
     if dry_run:
-        unfolded, targets, _ = unfold(read, count)
-        _show_plan(unfolded, targets, as_json)
+        unfolded = unfold(read, count)
+        _show_plan(unfolded.recipe, unfolded.targets, as_json)
         return
     folder = out or Path("runs", read.name)
     ran = _to_the_end(lambda: run_rounds(read, folder, count), folder)

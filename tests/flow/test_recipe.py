@@ -112,7 +112,7 @@ def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(
         ("[rounds]\nprompt = 3", "has no key 'rounds.prompt'; the nearest is 'prompts'."),
         (
             '[rounds]\npeople = "ranked.jsonl"',
-            'rounds.people = "ranked.jsonl" is not valid: the name must have {round} in it, such as rankings{round}.jsonl.',
+            'people = "ranked.jsonl" is not valid: the name must have {round} in it, such as rankings{round}.jsonl.',
         ),
         ("[tune]\nvariants = 3", "variants of tune are tables such as [tune.variants.seed2]."),
     ],

@@ -62,6 +62,8 @@ COSTS = {
     "ppo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
     "evaluate": Cost(fixed=10, efficiency=0.3, sampled=1.3e-4),
     "report": Cost(fixed=4),
+    "offer": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
+    "people": Cost(fixed=1),
     "pool": Cost(fixed=1),
     "match": Cost(fixed=12),
 }
@@ -117,9 +119,9 @@ def make_plan(recipe: Recipe, speed: Speed) -> Plan:
 
 
 def _seconds(stage: str, work: Work | None, speed: Speed) -> float | None:
-    if stage not in COSTS:
+    if work is None or stage not in COSTS:
         return None
-    cost, work = COSTS[stage], work or Work()
+    cost = COSTS[stage]
     plain = cost.fixed + cost.plain * work.plain
     learned = work.products / (speed.products * cost.efficiency)
     return (

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from rich.table import Table
 
 from chatwright.errors import UserError
-from chatwright.flow.manifest import Manifest, read_manifest
+from chatwright.flow.manifest import read_manifest
 from chatwright.flow.recipe import Instance, Recipe
 from chatwright.flow.run import Outcome, run_recipe
 from chatwright.flywheel import match, people, pool
@@ -39,6 +39,18 @@ class Waiting:
     round: int
     offered: Path
     rankings: Path
+
+
+@dataclass(frozen=True)
+class Unfolded:
+    """A recipe with the instances of its rounds, the last one of each round, and what a round lacks to go on.
+
+    lacks: the round's number and the file of rankings that is not there.
+    """
+
+    recipe: Recipe
+    targets: tuple[str, ...]
+    lacks: tuple[int, Path] | None
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,8 @@ def at(stage: str, number: int) -> str:
     return f"{stage}@round{number}"
 
 
-def unfold(recipe: Recipe, rounds: int) -> tuple[Recipe, list[str], int | None]:
-    """The recipe with the instances of its rounds, the last one of each round, and the round that waits for people.
+def unfold(recipe: Recipe, rounds: int) -> Unfolded:
+    """Add the rounds to a recipe, as far as there are rankings.
 
     Raises UserError when the recipe leaves out a stage that rounds are made of, or has instances of these names.
     """
@@ -123,21 +135,21 @@ def unfold(recipe: Recipe, rounds: int) -> tuple[Recipe, list[str], int | None]:
     source: Source = Simulated(by_name["compare"])
     if recipe.rounds.people is not None:
         source = People(recipe.rounds.people)
-    instances, targets, pooled = list(recipe.instances), [], dict[str, str]()
+    instances, targets, pooled = list(recipe.instances), list[str](), dict[str, str]()
     for number in range(1, rounds + 1):
         before = at("ppo", number - 1) if number > 1 else "sft"
         compared = source.instances(number, before, _compared(recipe, by_name, number))
         pooled[f"round{number}"] = compared[-1].name
-        waits = source.waits_for(number) is not None
-        round_ = compared if waits else [*compared, *_learned(recipe, by_name, number, before, dict(pooled))]
+        rankings = source.waits_for(number)
+        round_ = compared if rankings else [*compared, *_learned(recipe, by_name, number, before, dict(pooled))]
         taken = [instance.name for instance in round_ if instance.name in by_name]
         if taken:
             raise UserError(f"{recipe.path}: {taken[0]} is a round's; give that variant another name.")
         instances += round_
         targets.append(round_[-1].name)
-        if waits:
-            return replace(recipe, instances=tuple(instances)), targets, number
-    return replace(recipe, instances=tuple(instances)), targets, None
+        if rankings:
+            return Unfolded(replace(recipe, instances=tuple(instances)), tuple(targets), (number, rankings))
+    return Unfolded(replace(recipe, instances=tuple(instances)), tuple(targets), None)
 
 
 def _compared(recipe: Recipe, by_name: Mapping[str, Instance], number: int) -> CompareConfig:
@@ -194,39 +206,33 @@ def _config(by_name: Mapping[str, Instance], name: str, kind: type[ConfigT]) -> 
 
 def run_rounds(recipe: Recipe, out: Path, rounds: int) -> Ran:
     """Bring ``rounds`` rounds about in ``out``, or as many as people have ranked. Done ones are skipped."""
-    unfolded, targets, waits = unfold(recipe, rounds)
-    outcomes = run_recipe(unfolded, out, targets)
-    rows = [row for number in range(1, rounds + 1) if (row := read_row(out, number)) is not None]
-    if waits is None:
-        return Ran(outcomes, rows, None)
-    rankings = People(_given(recipe)).waits_for(waits)
-    assert rankings is not None
-    return Ran(outcomes, rows[: waits - 1], Waiting(waits, out / at("offer", waits) / OFFERED, rankings))
+    unfolded = unfold(recipe, rounds)
+    outcomes = run_recipe(unfolded.recipe, out, unfolded.targets)
+    waiting = None
+    if unfolded.lacks is not None:
+        number, rankings = unfolded.lacks
+        waiting = Waiting(number, out / at("offer", number) / OFFERED, rankings)
+    finished = range(1, waiting.round if waiting else rounds + 1)
+    return Ran(outcomes, [read_row(out, number) for number in finished], waiting)
 
 
-def _given(recipe: Recipe) -> Path:
-    assert recipe.rounds.people is not None
-    return recipe.rounds.people
-
-
-def read_row(out: Path, number: int) -> dict[str, Any] | None:
-    """What a finished round came to, flat; None when it is not finished."""
-    made: dict[str, Manifest] = {}
-    for stage in ("pool", "reward", "ppo", "match"):
-        manifest = read_manifest(out / at(stage, number))
-        if manifest is None:
-            return None
-        made[stage] = manifest
-    reward, played = made["reward"].headline, made["match"].headline
+def read_row(out: Path, number: int) -> dict[str, Any]:
+    """What a finished round came to, flat."""
+    pooled, reward, ppo, played = (_headline(out / at(stage, number)) for stage in ("pool", "reward", "ppo", "match"))
     return {
         "round": number,
-        "comparisons": made["pool"].headline["comparisons"],
-        "reward_accuracy": reward.get("accuracy", reward.get("accuracy_labels")),
+        "comparisons": pooled["comparisons"],
+        "reward_accuracy": reward.get("accuracy", reward["accuracy_labels"]),  # by gold, where it is known
         **{key: value for key, value in played.items() if key not in ("prompts", "eos_rate")},
-        "ptx_tax": made["ppo"].headline["ptx_tax"],
-        "minutes": sum(manifest.seconds for manifest in made.values()) / 60,
+        "ptx_tax": ppo["ptx_tax"],
         "policy": str(out / at("ppo", number)),
     }
+
+
+def _headline(folder: Path) -> dict[str, Any]:
+    made = read_manifest(folder)
+    assert made is not None, folder
+    return made.headline
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
