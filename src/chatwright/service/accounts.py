@@ -71,7 +71,7 @@ class Accounts:
                 guest.password_hash, guest.role = password_hash, role
                 if role != "guest":
                     by = actor or Actor(None, "command line")
-                    audit.note(session, by, "admin_created" if actor is None else "account_created", guest.id)
+                    audit.note(session, by, "admin_created" if role == "admin" else "account_created", guest.id)
                 return guest.id
         except IntegrityError:
             return None

@@ -90,7 +90,9 @@ class Turns:
             raise Refusal(400, "wrong_parent", "A question stands below an answer, or at the root.", param="parent_id")
         if above and asks_to_go_on(content) and tree.can_continue(above[-1]):
             return self.go_on(user_id, conversation_id, above[-1].id)
-        question = MessageRow(id=new_id(), parent_id=parent_id, role="user", content=content, key=wish.key)
+        question = MessageRow(
+            id=new_id(), parent_id=parent_id, role="user", content=content, key=wish.key, status="done"
+        )
         if decision is not None:
             question.moderation = judged(decision)
         if decision is not None and decision.flagged:
