@@ -31,10 +31,10 @@ export function ServerSettings() {
   }
 
   if (!settings) return failure === null ? <p className="loading">{words.loading}</p> : <Failure>{explain(words, failure)}</Failure>;
-  const number = (label: string, value: number, step: number, largest: number | undefined, set: (value: number) => void) => (
+  const number = (label: string, value: number, [least, largest, step]: [number, number, number], set: (value: number) => void) => (
     <Field label={label}>
       {(id) => (
-        <input id={id} type="number" min={0} max={largest} step={step} required value={value} onChange={(event) => set(Number(event.target.value))} />
+        <input id={id} type="number" min={least} max={largest} step={step} required value={value} onChange={(event) => set(Number(event.target.value))} />
       )}
     </Field>
   );
@@ -44,10 +44,11 @@ export function ServerSettings() {
       <Switch label={words.guestsOpen} checked={settings.guests} onChange={(guests) => change({ guests })} />
       <Switch label={words.consentDefault} checked={settings.consent_default} onChange={(consent_default) => change({ consent_default })} />
       <Switch label={words.userKeys} checked={settings.user_keys} onChange={(user_keys) => change({ user_keys })} />
+      <Switch label={words.modelTitles} checked={settings.model_titles} onChange={(model_titles) => change({ model_titles })} />
       <Switch label={words.comparisonsOn} checked={settings.comparisons} onChange={(comparisons) => change({ comparisons })} />
-      {number(words.comparisonShare, settings.comparison_share, 0.01, 1, (comparison_share) => change({ comparison_share }))}
-      {number(words.perUser, settings.export_per_user, 1, undefined, (export_per_user) => change({ export_per_user }))}
-      {number(words.retention, settings.retention_guest_days, 1, undefined, (days) => change({ retention_guest_days: days }))}
+      {number(words.comparisonShare, settings.comparison_share, [0, 1, 0.01], (comparison_share) => change({ comparison_share }))}
+      {number(words.perUser, settings.export_per_user, [1, 1_000_000, 1], (export_per_user) => change({ export_per_user }))}
+      {number(words.retention, settings.retention_guest_days, [1, 3650, 1], (days) => change({ retention_guest_days: days }))}
       <fieldset>
         <legend>{words.rates}</legend>
         <p className="hint">{words.ratesHint}</p>

@@ -238,6 +238,7 @@ export interface AdminSettings {
   comparisons: boolean;
   comparison_share: number;
   consent_default: boolean;
+  model_titles: boolean;
   user_keys: boolean;
   export_per_user: number;
   retention_guest_days: number;

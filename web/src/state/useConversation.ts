@@ -23,7 +23,8 @@ export interface Draft {
 }
 
 const NO_DRAFT: Draft = { settings: {}, consent: null };
-const TITLE_AFTER = [1500, 5000, 12000]; // milliseconds after an answer: when to ask for the title that the model makes
+const TITLE_AFTER = [1500, 5000, 12000]; // milliseconds after the first answer: when to look whether the model made a title
+const FIRST_TURN = 3; // messages: a question and one or two answers
 
 /** A key that nobody else makes. (`crypto.randomUUID` is missing on plain http.) */
 function uniqueKey(): string {
@@ -83,10 +84,12 @@ export function useConversation(id: string | null) {
   useEffect(() => {
     if (!runningKey || !conversationId) return;
     const followed = held.current?.messages.filter((message) => runningKey.split(",").includes(message.id)) ?? [];
+    const title = held.current?.title;
+    const first = (held.current?.messages.length ?? 0) <= FIRST_TURN;
     const timers: ReturnType<typeof setTimeout>[] = [];
     const askTitle = async () => {
       const fresh = await server.readConversation(conversationId).catch(() => null);
-      if (!fresh?.title) return;
+      if (!fresh || fresh.title === title) return;
       note(conversationId, fresh);
       if (held.current?.id === conversationId) happen({ type: "edited", conversation: { title: fresh.title } });
       timers.forEach(clearTimeout);
@@ -98,7 +101,7 @@ export function useConversation(id: string | null) {
           happen({ type: "heard", id: message.id, event });
           if (event.kind !== "end") return;
           note(conversationId, event.conversation);
-          if (!event.conversation.title) timers.push(...TITLE_AFTER.map((wait) => setTimeout(() => void askTitle(), wait)));
+          if (first) timers.push(...TITLE_AFTER.map((wait) => setTimeout(() => void askTitle(), wait)));
         },
       }),
     );

@@ -341,6 +341,7 @@ export const en = {
   comparisonsOn: "Ask people to compare two answers",
   comparisonShare: "Share of questions that get two answers unasked (0 to 1)",
   consentDefault: "New accounts consent to improving the model",
+  modelTitles: "The model writes the titles of conversations",
   userKeys: "Users may make API keys",
   retention: "Days that guests' data is kept",
   rates: "Rate limits",

@@ -330,6 +330,7 @@ export const zh: Words = {
   comparisonsOn: "请用户比较两个回答",
   comparisonShare: "自动给出两个回答的提问比例（0 到 1）",
   consentDefault: "新账号默认同意改进模型",
+  modelTitles: "由模型撰写对话标题",
   userKeys: "用户可以创建 API 密钥",
   retention: "游客数据保留天数",
   rates: "速率限制",
