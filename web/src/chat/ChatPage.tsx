@@ -29,9 +29,9 @@ export function ChatPage({ id, openList }: { id: string | null; openList(): void
   const { scroller, atEnd, toEnd } = useFollowing(conversation, pending);
 
   useEffect(() => {
-    setText("");
+    if (id === null) setText("");
     if (matchMedia("(hover: hover)").matches) box.current?.focus(); // elsewhere a keyboard would cover the page
-  }, [id === null]);
+  }, [id]);
 
   const answer = useMemo(() => {
     const last = conversation && branch(conversation.messages, conversation.current_id).at(-1);

@@ -47,7 +47,6 @@ export function Composer({ box, text, running, setText, onSend, onStop }: Given)
         value={text}
         rows={1}
         dir="auto"
-        autoFocus
         aria-label={words.question}
         aria-invalid={over > 0}
         placeholder={words.placeholder}
