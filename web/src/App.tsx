@@ -4,7 +4,7 @@ import { Entry } from "./account/Entry";
 import { SettingsPage } from "./account/SettingsPage";
 import { ChatPage } from "./chat/ChatPage";
 import { SharedPage } from "./chat/SharedPage";
-import { usePath } from "./router";
+import { partsOf, usePath } from "./router";
 import { Sidebar } from "./sidebar/Sidebar";
 import { ConversationsProvider } from "./state/conversations";
 import { useOnline } from "./state/online";
@@ -56,8 +56,8 @@ function Offline() {
 function Place() {
   const path = usePath();
   const { user } = useHere().session;
-  const [first = "", second = ""] = path.split("/").slice(1);
-  if (first === "share") return <SharedPage token={decodeURIComponent(second)} />;
+  const [first = "", second = ""] = partsOf(path);
+  if (first === "share") return <SharedPage token={second} />;
   if (!user) return <Entry way={first === "signup" ? "signup" : "login"} />;
   if (user.role === "guest" && (first === "login" || first === "signup")) return <Entry key={first} way={first} />;
   return (
@@ -73,7 +73,7 @@ function Frame({ first, second }: { first: string; second: string }) {
   const { user } = useHere().session;
   const [listed, setListed] = useState(false); // on a phone: whether the sidebar covers the page
   const openList = () => setListed(true);
-  const id = first === "c" && second ? decodeURIComponent(second) : null;
+  const id = first === "c" && second ? second : null;
   const chatting = first === "" || id !== null || first === "login" || first === "signup";
   useEffect(() => {
     if (!listed) return;

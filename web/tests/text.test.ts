@@ -4,6 +4,7 @@ import { query } from "../src/api/http";
 import { duration, figure } from "../src/admin/Overview";
 import { mathText } from "../src/chat/mathText";
 import { safeAddress } from "../src/chat/safeAddress";
+import { partsOf } from "../src/router";
 import { age } from "../src/ui/dates";
 
 describe("formulas", () => {
@@ -60,6 +61,11 @@ test("a conversation is as old as its day here", () => {
     "week",
     "older",
   ]);
+});
+
+test("a path has parts, whatever stands in them", () => {
+  expect(partsOf("/c/a%2Fb")).toEqual(["c", "a/b"]);
+  expect(partsOf("/c/%E0%A4%A")).toEqual(["c", "%E0%A4%A"]);
 });
 
 test("tries to connect again come ever more slowly, to a limit", () => {

@@ -1,6 +1,6 @@
 import * as server from "../api/server";
 import { Keys } from "../account/Keys";
-import { go, usePath } from "../router";
+import { go, partsOf, usePath } from "../router";
 import { IconButton } from "../ui/IconButton";
 import { useWords } from "../words";
 import type { Words } from "../words/en";
@@ -29,7 +29,7 @@ const listKeys = () => server.allKeys({ limit: 200 });
 /** What an operator sees and does. The server refuses all of it to anyone else. */
 export default function AdminPage({ openList }: { openList(): void }) {
   const words = useWords();
-  const [, , place = "", id = ""] = usePath().split("/");
+  const [, place = "", id = ""] = partsOf(usePath());
   return (
     <>
       <header className="bar">
@@ -63,7 +63,7 @@ export default function AdminPage({ openList }: { openList(): void }) {
           {place === "exports" && <Exports />}
           {place === "audit" && <Audit />}
           {place === "settings" && <ServerSettings />}
-          {place === "conversations" && <AnyConversation id={decodeURIComponent(id)} />}
+          {place === "conversations" && <AnyConversation id={id} />}
           {place === "keys" && (
             <section className="card">
               <Keys list={listKeys} create={server.createAnyKey} revoke={server.revokeAnyKey} owners />

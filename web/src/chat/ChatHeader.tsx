@@ -39,7 +39,7 @@ export function ChatHeader({ chat, openList }: { chat: Chat; openList(): void })
       ) : (
         <span className="model">{model}</span>
       )}
-      <h2 className="bar-title">{conversation?.title}</h2>
+      {conversation && <h1 className="bar-title">{conversation.title || words.untitled}</h1>}
       <div className="bar-tools">
         {conversation?.current_id && <IconButton icon="share" label={words.share} onClick={() => setOpen("share")} />}
         <IconButton icon="tune" label={words.conversationSettings} onClick={() => setOpen("settings")} />

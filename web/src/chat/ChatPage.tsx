@@ -33,6 +33,14 @@ export function ChatPage({ id, openList }: { id: string | null; openList(): void
     if (matchMedia("(hover: hover)").matches) box.current?.focus(); // elsewhere a keyboard would cover the page
   }, [id]);
 
+  const title = conversation?.title;
+  useEffect(() => {
+    document.title = title ? `${title} · chatwright` : "chatwright";
+    return () => {
+      document.title = "chatwright";
+    };
+  }, [title]);
+
   const answer = useMemo(() => {
     const last = conversation && branch(conversation.messages, conversation.current_id).at(-1);
     return last?.role === "assistant" ? last : null;

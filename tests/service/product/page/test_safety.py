@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -115,7 +117,7 @@ def test_what_people_write_is_never_markup(product, saying: ModelOf, open_page: 
     expect(page.get_by_role("navigation").get_by_role("link", name=hostile)).to_have_count(1)
     unharmed(page)
     page.goto("/settings")
-    expect(page.get_by_label("Custom instructions")).to_contain_text("<script>")
+    expect(page.get_by_label("Custom instructions")).to_have_value(re.compile("<script>"))
     unharmed(page)
     reader = open_page(service, None, shared)
     expect(questions(reader)).to_have_text(attack)
@@ -132,7 +134,12 @@ def test_what_people_write_is_never_markup(product, saying: ModelOf, open_page: 
 def test_the_page_s_own_addresses_carry_nothing_in(product, saying: ModelOf, open_page: Open):
     service = product(saying("Yes."))
     page = open_page(service, service.browser("ada"), quiet=False)
-    for path in (f"/c/%3Cimg src=x onerror={MARK}%3E", f"/share/%3Cscript%3E{MARK}", f"/admin/x?q=<svg onload={MARK}>"):
+    for path in (
+        f"/c/%3Cimg src=x onerror={MARK}%3E",
+        f"/share/%3Cscript%3E{MARK}",
+        f"/admin/x?q=<svg onload={MARK}>",
+        "/c/%E0%A4%A",
+    ):
         page.goto(path)
         expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
         unharmed(page)
