@@ -68,6 +68,7 @@ def create_app(
 
     app = FastAPI(title="chatwright", version=__version__, openapi_url=None, lifespan=lifespan)
     app.state.line = line
+    product.install(app)  # first: what it adds stands behind the headers and the host's check
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(ApiError, _refuse)
@@ -109,7 +110,6 @@ def create_app(
             texts, ends = await _collect(job, chat.choices)
         return JSONResponse(reply.completion(texts, ends), headers=headers)
 
-    product.install(app)
     app.mount("/", PageFiles())
     return app
 
@@ -132,7 +132,12 @@ def serve(
         raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
     with listening, suppress(KeyboardInterrupt):
         app = create_app(models, hosts=hosts, database=database, neighbours=neighbours)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            proxy_headers=neighbours is not None and neighbours.public is not None,  # else anybody could write them
+        )
         _Server(config, app.state.line).run(sockets=[listening])
 
 

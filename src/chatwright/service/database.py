@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import threading
 import time
@@ -38,7 +39,7 @@ class Database:
         self.url = read_url(url)
         self.waited: Callable[[float], None] = lambda _: None  # told how long each writer waited for its turn
         self._turn = threading.Lock()
-        options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 0}
+        options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 10}
         if self.is_sqlite:
             options["connect_args"] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
             options["poolclass"] = sa.pool.QueuePool
@@ -87,8 +88,8 @@ class Database:
                     connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({UPGRADING})"))
                 command.upgrade(_alembic(connection), "head")
                 connection.commit()
-        except DBAPIError as error:
-            reason = str(error.orig).strip().splitlines()[0]
+        except (DBAPIError, sqlite3.Error) as error:  # the latter from `_prepare`
+            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
             raise UserError(f"The database {self} cannot be used: {reason}.") from None
         except command.util.CommandError as error:
             raise UserError(f"The database {self} is of another version of chatwright: {error}.") from None

@@ -155,6 +155,8 @@ def as_refusal(error: Exception) -> Refusal:
             return not_found()
         case HTTPException(status_code=405):
             return Refusal(405, "method_not_allowed", "This cannot be done here.")
+        case HTTPException(status_code=400):  # what FastAPI says of a body that json cannot read at all
+            return Refusal(400, "invalid_json", "The body of the request is not valid JSON.")
         case HTTPException():
             return Refusal(error.status_code, "invalid_value", f"{error.detail}.")
     log.error("a request failed", exc_info=error)

@@ -59,15 +59,21 @@ class WholeBodies:
         if scope["type"] != "http" or not scope["path"].startswith("/api/"):
             await self.app(scope, receive, send)
             return
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL takes no NUL
+            wrong = Refusal(400, "invalid_value", "An address must not contain the character NUL.")
+            await JSONResponse(wrong.body(), wrong.status)(scope, receive, send)
+            return
+        refusal: Refusal | None = None
+        body: bytes | None = None
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await _read(receive)
         except TimeoutError:
-            refusal: Refusal | None = Refusal(408, "too_slow", "The body of the request did not arrive.")
+            refusal = Refusal(408, "too_slow", "The body of the request did not arrive.")
         except Refusal as error:
             refusal = error
-        else:
-            refusal = None if body is None else _not_json(scope, body)
+        if refusal is None and body is not None:
+            refusal = _not_json(scope, body)
         if refusal is not None:
             await JSONResponse(refusal.body(), refusal.status, {"Connection": "close"})(scope, receive, send)
         elif body is not None:

@@ -43,7 +43,19 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.chown(data, "postgres")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    initdb = [POSTGRES[-1] / "initdb", "-D", data, "-U", "chat", "-A", "trust", "-E", "UTF8", "--no-sync"]
+    initdb = [
+        POSTGRES[-1] / "initdb",
+        "-D",
+        data,
+        "-U",
+        "chat",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ]
     subprocess.run(as_postgres(*initdb), check=True, capture_output=True, cwd="/")
     # Nothing here outlives the tests, so the disk need not be waited for.
     options = ["-p", port, "-h", "127.0.0.1", "-k", data, "-F", "-c", "max_connections=300"]

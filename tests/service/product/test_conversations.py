@@ -121,7 +121,7 @@ def test_a_send_repeated_after_a_lost_connection_asks_once(anna: Browser, echo):
 
 
 def test_of_two_questions_at_once_one_is_taken(product: Callable[..., Service], scripted: Callable):
-    service = product(scripted("word " * 60, delay=0.02))
+    service = product(scripted("word " * 60, delay=0.05))
     anna = service.browser("anna")
     id = anna.conversation()
     others = [service.browser().log_in("anna") for _ in range(4)]
@@ -266,7 +266,7 @@ def test_a_model_that_makes_no_title_leaves_the_first_words(product: Callable[..
 # ---- public links ----
 
 
-def test_a_public_link_shows_one_branch_and_ends_when_its_owner_says(anna: Browser, service: Service):
+def test_a_public_link_shows_one_branch_and_ends_when_its_owner_says(anna: Browser):
     id = anna.conversation(title="Capitals")
     first = anna.ask(id, "one")
     anna.ask(id, "two", first["id"])

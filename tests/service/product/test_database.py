@@ -20,7 +20,7 @@ from chatwright.service.database import Database, read_url
 from chatwright.service.operator import copy_database, create_admin
 from chatwright.service.tables import SettingRow, Table, User
 from tests.conftest import chatwright, command, quiet
-from tests.service.product.browser import Browser, Service
+from tests.service.product.browser import Browser, Service, serving_product
 from tests.service.product.conftest import new_database
 
 
@@ -95,7 +95,7 @@ def test_many_writers_take_turns_and_readers_do_not_wait(database: Database):
         try:
             for _ in range(20):
                 with database.write() as session:
-                    row = session.scalar(sa.select(SettingRow).with_for_update())
+                    row = session.scalar(sa.select(SettingRow).where(SettingRow.key == "count").with_for_update())
                     row.value = {"n": row.value["n"] + 1}
                 with database.read() as session:
                     session.get(SettingRow, "count")
@@ -133,7 +133,7 @@ def test_another_process_may_write_too(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     with database.read() as session:
         assert [(user.name, user.role) for user in session.scalars(sa.select(User))] == [("root", "admin")]
-    with pytest.raises(UserError, match="name root is taken"):
+    with pytest.raises(UserError, match="name ROOT is taken"):
         create_admin(url, "ROOT", "correct horse battery")
     with pytest.raises(UserError, match="too easy"):
         create_admin(url, "other", "password1")
@@ -160,7 +160,7 @@ def dump(url: str) -> dict[str, list]:
 def fill(service: Service) -> None:
     """Some of everything, in English and Chinese."""
     service.set(comparisons=True, user_keys=True)
-    anna = service.browser("安娜")
+    anna = service.browser("安娜丽")
     id = anna.conversation(title="首都", consent=False, settings={"temperature": 0.1})
     turn = anna.send(id, "日本的首都是哪里？\u2028🙂", compare=True, key="k")
     answers = [anna.end_of(answer) for answer in turn["answers"]]
@@ -186,9 +186,7 @@ def test_a_copy_to_the_other_kind_and_back_is_the_same(
     assert counts == {name: len(rows) for name, rows in before.items()}
 
 
-def test_the_service_goes_on_with_a_copy(service: Service, product: Callable, scripted: Callable, tmp_path: Path):
-    from tests.service.product.browser import serving_product
-
+def test_the_service_goes_on_with_a_copy(service: Service, scripted: Callable, tmp_path: Path):
     fill(service)
     url = f"sqlite:///{tmp_path}/copy.db"
     source, target = Database(str(service.parts.database.url.render_as_string(hide_password=False))), Database(url)
@@ -196,7 +194,7 @@ def test_the_service_goes_on_with_a_copy(service: Service, product: Callable, sc
     source.close()
     target.close()
     with serving_product([scripted("Hi.")], url) as again:
-        anna = Browser(again.address).log_in("安娜")
+        anna = Browser(again.address).log_in("安娜丽")
         [item] = anna.ok("GET", "/conversations")["items"]
         last = anna.read(item["id"])["current_id"]
         assert anna.ask(item["id"], "Still there?", last)["content"] == "Hi."

@@ -221,6 +221,7 @@ def test_bodies_are_bounded(service: Service):
     headers = {**JSON, "X-CSRF-Token": anna.session["csrf_token"]}
     response = anna.http.post("/api/conversations", content=b" " * (LARGEST_BODY + 1), headers=headers)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+    assert "content-security-policy" in response.headers
 
     def endless() -> Iterator[bytes]:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -108,7 +109,22 @@ class Visitor:
         )
 
 
-def context(request: Request) -> Context:
+def source_of(host: str) -> str:
+    """The address that attempts are counted by: of IPv6 the first 64 bits, which are one customer's.
+
+    >>> source_of("2001:db8:1:2:3:4:5:6"), source_of("203.0.113.7")
+    ('2001:db8:1:2::/64', '203.0.113.7')
+    """
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.version == 4 or address.ipv4_mapped is not None:
+        return str(address)
+    return str(ipaddress.ip_network(f"{address}/64", strict=False))
+
+
+async def context(request: Request) -> Context:
     """The service's parts."""
     return request.app.state.context
 
@@ -123,13 +139,13 @@ def visitor(request: Request, parts: Parts) -> Visitor:
         check_origin(request.headers.get("origin"), request.headers.get("host", ""), parts.public)
         check_csrf(token, request.headers.get("x-csrf-token"))
     person = parts.sessions.find(token) if token else None
-    return Visitor(token, person, request.client.host if request.client else "")
+    return Visitor(token, person, source_of(request.client.host if request.client else ""))
 
 
 Anyone = Annotated[Visitor, Depends(visitor)]
 
 
-def signed_in(anyone: Anyone) -> Person:
+async def signed_in(anyone: Anyone) -> Person:
     """Whoever is signed in. Refusal else."""
     if anyone.person is None:
         raise Refusal(401, "not_signed_in", "Log in first.")
@@ -139,14 +155,14 @@ def signed_in(anyone: Anyone) -> Person:
 Somebody = Annotated[Person, Depends(signed_in)]
 
 
-def admin(person: Somebody) -> Person:
+async def admin(person: Somebody) -> Person:
     """An admin. To everybody else there is nothing here."""
     if not person.is_admin:
         raise not_found()
     return person
 
 
-def page(
+async def page(
     number: Annotated[int, Query(alias="page", ge=1, le=100_000)] = 1,
     limit: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 50,
 ) -> Page:
@@ -169,9 +185,9 @@ def _without_nul(text: str) -> str:
     return text
 
 
-Plain = Annotated[str, AfterValidator(_without_nul)]
-Title = Annotated[Plain, StringConstraints(max_length=conversations.LONGEST_TITLE, strip_whitespace=True)]
-Text = Annotated[Plain, StringConstraints(max_length=feedback.LONGEST_TEXT)]
+NoNul = AfterValidator(_without_nul)  # PostgreSQL keeps none
+Title = Annotated[str, StringConstraints(max_length=conversations.LONGEST_TITLE, strip_whitespace=True), NoNul]
+Text = Annotated[str, StringConstraints(max_length=feedback.LONGEST_TEXT), NoNul]
 Search = Annotated[str, Query(max_length=200)]
 Consent = Annotated[bool | None, Query()]
 

@@ -23,8 +23,8 @@ from chatwright.service.api.context import (
     Anyone,
     Body,
     Context,
+    NoNul,
     Parts,
-    Plain,
     Search,
     Somebody,
     Text,
@@ -58,7 +58,7 @@ class NewConversation(Body):
 class ConversationChange(Body):
     """What of a conversation changes."""
 
-    title: Annotated[Title, StringConstraints(min_length=1)] | None = None
+    title: Title | None = None
     archived: bool | None = None
     consent: bool | None = None
     settings: TurnSettings | None = None
@@ -68,9 +68,9 @@ class ConversationChange(Body):
 class Question(Body):
     """A message to answer."""
 
-    content: Annotated[Plain, StringConstraints(min_length=1, max_length=LONGEST_MESSAGE, pattern=r"\S")]
+    content: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_MESSAGE, pattern=r"\S"), NoNul]
     parent_id: Id | None = None
-    key: Annotated[Plain, StringConstraints(min_length=1, max_length=64)] | None = None
+    key: Annotated[str, StringConstraints(min_length=1, max_length=64), NoNul] | None = None
     compare: bool = False
     settings: TurnSettings | None = None
 
@@ -152,7 +152,7 @@ def change_conversation(
     if body.settings is not None:
         changes["settings"] = _given(body.settings)
     for key in ("title", "archived", "settings", "current_id"):
-        if key in changes and changes[key] is None:
+        if key in changes and changes[key] in (None, ""):
             raise Refusal(400, "invalid_value", f"{key} must have a value.", param=key)
     return parts.conversations.change(person.id, conversation_id, changes)
 

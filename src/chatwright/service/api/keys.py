@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
-from chatwright.service.api.context import Anyone, Body, Context, Parts, Plain, Somebody
+from chatwright.service.api.context import Anyone, Body, Context, NoNul, Parts, Somebody
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.sessions import Person
 from chatwright.service.stored_keys import SCOPES
@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/keys")
 class NewKey(Body):
     """A key to make. expires_at: seconds since 1970; never when left out."""
 
-    name: Annotated[Plain, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
+    name: Annotated[str, StringConstraints(min_length=1, max_length=100, strip_whitespace=True), NoNul]
     scopes: Annotated[list[str], Field(min_length=1, max_length=len(SCOPES))]
     expires_at: Annotated[float, Field(gt=0, lt=1e11)] | None = None
 

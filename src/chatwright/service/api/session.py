@@ -11,7 +11,7 @@ from pydantic import StringConstraints
 
 from chatwright.service import accounts, passwords
 from chatwright.service.accounts import AccountSettings
-from chatwright.service.api.context import Anyone, Body, Parts, Plain, Somebody, session_view
+from chatwright.service.api.context import Anyone, Body, NoNul, Parts, Somebody, session_view
 from chatwright.service.own_data import everything
 from chatwright.service.passwords import check_new
 from chatwright.service.refusal import Refusal
@@ -19,8 +19,8 @@ from chatwright.service.sessions import new_token
 
 router = APIRouter(prefix="/api")
 
-Name = Annotated[Plain, StringConstraints(min_length=1, max_length=accounts.LONGEST_NAME)]
-Password = Annotated[Plain, StringConstraints(min_length=1, max_length=passwords.LONGEST)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=accounts.LONGEST_NAME), NoNul]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=passwords.LONGEST), NoNul]
 
 
 class Credentials(Body):
