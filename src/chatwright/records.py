@@ -1,4 +1,4 @@
-"""What passes between rooms: Document, Conversation, Question, Comparison, Rollout. No logic beyond validation."""
+"""What passes between rooms: Document, Conversation, Question, Comparison, Feedback, Rollout. It only validates."""
 
 from __future__ import annotations
 
@@ -110,6 +110,33 @@ class Comparison(Record):
         check_turns(self.prompt, last="user")
         if sorted(i for tier in self.tiers for i in tier) != list(range(len(self.answers))):
             raise ValueError("tiers must name every answer exactly once")
+        return self
+
+
+class Feedback(Record):
+    """One person's rating of one answer, as the service exports it: consented, and without what names people.
+
+    model_hash: of the weights that answered; sampling: temperature, top_p, max_tokens and seed. user: the same for all
+    ratings of a person, and no name. created, updated: seconds since 1970.
+    """
+
+    id: str = Field(min_length=1)
+    prompt: list[Message] = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    vote: Literal["up", "down"]
+    tags: list[str] = Field(default_factory=list)
+    text: str = ""
+    model: str
+    model_hash: str
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    user: str
+    created: float
+    updated: float
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _prompt_asks(self) -> Feedback:
+        check_turns(self.prompt, last="user")
         return self
 
 

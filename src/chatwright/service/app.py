@@ -7,44 +7,33 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from chatwright import __version__
 from chatwright.errors import UserError
 from chatwright.inference.prompts import ConversationTooLong, Prompt, as_trained, fit
 from chatwright.inference.sampling import Sampling
 from chatwright.service.answers import End, answer
+from chatwright.service.database import DEFAULT, Database
 from chatwright.service.line import Job, Line, LineFull, Produce
 from chatwright.service.models import LoadedModel
 from chatwright.service.openai_api import ApiError, ChatRequest, Reply, model_card, parse_request, server_sent
+from chatwright.service.pages import PageFiles
+from chatwright.service.product import Neighbours, Product, as_refusal
+from chatwright.service.security import LARGEST_BODY, SecurityHeaders
 
-PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
 AT_ONCE = 32  # answers that the engine works on together
 RETRY_AFTER_SECONDS = 5
 GRACE_SECONDS = 2  # for answers under way when the service is told to end
-LARGEST_BODY = 1 << 20  # bytes; far more text than any context here holds
-
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",
-}
 
 log = logging.getLogger("chatwright.service")
 
@@ -57,22 +46,29 @@ def create_app(
     hosts: Sequence[str] = LOOPBACK,
     waiting_places: int = WAITING_PLACES,
     at_once: int = AT_ONCE,
+    database: str = "sqlite://",
+    neighbours: Neighbours | None = None,
 ) -> FastAPI:
     """The service of `models`, by name.
 
     hosts: the names in the Host header that are answered, so that no web page can have its own name point to here.
     at_once: how many answers are made together. waiting_places: how many requests may wait beside them; the next gets
-    status 503.
+    status 503. database: its URL; when left out, one that goes with the process. neighbours: what the chat works with.
+    UserError when the database cannot be used.
     """
     line = Line(waiting_places, at_once)
+    product = Product(models, line, Database(database), neighbours or Neighbours())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with product.running():
+            yield
+            line.cancel_all()
         await line.close()
 
     app = FastAPI(title="chatwright", version=__version__, openapi_url=None, lifespan=lifespan)
     app.state.line = line
+    product.install(app)  # first: what it adds stands behind the headers and the host's check
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(SecurityHeaders)
     app.add_exception_handler(ApiError, _refuse)
@@ -114,12 +110,18 @@ def create_app(
             texts, ends = await _collect(job, chat.choices)
         return JSONResponse(reply.completion(texts, ends), headers=headers)
 
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    app.mount("/", PageFiles())
     return app
 
 
-def serve(models: Mapping[str, LoadedModel], host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve `models` until Ctrl-C. UserError when the port is taken.
+def serve(
+    models: Mapping[str, LoadedModel],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    database: str = DEFAULT,
+    neighbours: Neighbours | None = None,
+) -> None:
+    """Serve `models` until Ctrl-C. UserError when the port is taken or the database cannot be used.
 
     On another host than loopback, any Host header is answered.
     """
@@ -128,9 +130,14 @@ def serve(models: Mapping[str, LoadedModel], host: str = "127.0.0.1", port: int 
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
-    app = create_app(models, hosts=hosts)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
     with listening, suppress(KeyboardInterrupt):
+        app = create_app(models, hosts=hosts, database=database, neighbours=neighbours)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            proxy_headers=neighbours is not None and neighbours.public is not None,  # else anybody could write them
+        )
         _Server(config, app.state.line).run(sockets=[listening])
 
 
@@ -144,21 +151,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.line.cancel_all()
         await super().shutdown(sockets)
-
-
-class SecurityHeaders:
-    """Puts `SECURITY_HEADERS` on every response."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
 
 
 class EventStream(StreamingResponse):
@@ -274,7 +266,10 @@ async def _cancelled_when_gone(job: Job[Piece], request: Request) -> AsyncIterat
         job.cancel()
 
 
-async def _refuse(_: Request, error: Exception) -> JSONResponse:
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    if request.url.path.startswith("/api/"):
+        told = as_refusal(error)
+        return JSONResponse(told.body(), told.status, told.headers)
     refusal = _as_api_error(error)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if refusal.status == 503 else {}
     return JSONResponse(refusal.body(), refusal.status, headers)

@@ -73,9 +73,29 @@ class Line:
         """How many requests wait or are being answered."""
         return len(self._inside)
 
+    @property
+    def full(self) -> bool:
+        """Whether the next request would be turned away."""
+        return self.length >= self._places + self._at_once
+
+    @property
+    def busy(self) -> bool:
+        """Whether the next request would have to wait."""
+        return self.length >= self._at_once
+
+    @property
+    def places(self) -> int:
+        """How many requests may wait."""
+        return self._places
+
+    @property
+    def at_once(self) -> int:
+        """How many producers work at a time."""
+        return self._at_once
+
     def join(self, *producers: Produce[T]) -> Job[T]:
         """Queue a request: each `produce(cancelled)` yields some of its results, looking at `cancelled()` often."""
-        if self.length >= self._places + self._at_once:
+        if self.full:
             raise LineFull
         job: Job[T] = Job(len(producers))
         self._inside.add(job)

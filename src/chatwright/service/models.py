@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -88,3 +88,14 @@ def load(path: Path, precision: str | None = None) -> LoadedModel:
         fingerprint=f"fp_{file_digest(weights)}",
         created=int(weights.stat().st_mtime),
     )
+
+
+def load_all(paths: Sequence[Path], precision: str | None = None) -> dict[str, LoadedModel]:
+    """The models that paths mean, by name, in that order. UserError when two have one name, before any is loaded."""
+    names: dict[str, Path] = {}
+    for path in paths:
+        name, _ = resolve_model(path)
+        if name in names:
+            raise UserError(f"{names[name]} and {path} both have the name {name}; rename one of the folders.")
+        names[name] = path
+    return {name: load(path, precision) for name, path in names.items()}

@@ -1,0 +1,166 @@
+"""The service's database: SQLite, or PostgreSQL by its URL. Short reads in parallel; writers take turns on SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.orm import Session
+
+from chatwright.errors import UserError
+
+DEFAULT = "sqlite:///chatwright.db"
+Rows = sa.Select[*tuple[Any, ...]]  # a query of whatever columns
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_SECONDS = 10  # how long to wait for another process that writes to the same SQLite file
+CONNECTIONS = 40  # as many as there are threads that answer requests
+UPGRADING = 0x63686174  # the advisory lock that PostgreSQL upgrades under
+
+
+class Database:
+    """A connection pool with two ways in: `read` and `write`, each one transaction."""
+
+    def __init__(self, url: str = DEFAULT) -> None:
+        """Open the database at `url`; `sqlite://` alone is one that goes when it is closed. UserError: no such."""
+        self._folder = None
+        if url in ("sqlite://", "sqlite:///:memory:"):  # a file: threads cannot share a database in memory
+            self._folder = tempfile.TemporaryDirectory(prefix="chatwright-")
+            url = f"sqlite:///{self._folder.name}/service.db"
+        self.url = read_url(url)
+        self.waited: Callable[[float], None] = lambda _: None  # told how long each writer waited for its turn
+        self._turn = threading.Lock()
+        options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 10}
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+            options["poolclass"] = sa.pool.QueuePool
+        else:
+            options["pool_pre_ping"] = True
+        self.engine = sa.create_engine(self.url, **options)
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _prepare)
+            sa.event.listen(self.engine, "begin", _begin)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite; else it is PostgreSQL."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that only looks."""
+        with Session(self.engine, expire_on_commit=False, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is on disk when the block ends well, and undone when it does not. Keep it short."""
+        asked = time.perf_counter()
+        with self._waiting_turn():
+            self.waited(time.perf_counter() - asked)
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                session.connection(execution_options={"writes": True})
+                yield session
+
+    @contextmanager
+    def _waiting_turn(self) -> Iterator[None]:
+        """SQLite has one writer at a time: threads of this process queue here, which is fair and does not poll."""
+        if not self.is_sqlite:
+            yield
+            return
+        with self._turn:
+            yield
+
+    def upgrade(self) -> None:
+        """Bring the tables to what this version needs. UserError when the database cannot be reached or is newer."""
+        try:
+            with self.engine.connect() as connection:
+                if not self.is_sqlite:
+                    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({UPGRADING})"))
+                command.upgrade(_alembic(connection), "head")
+                connection.commit()
+        except (DBAPIError, sqlite3.Error) as error:  # the latter from `_prepare`
+            reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+            raise UserError(f"The database {self} cannot be used: {reason}.") from None
+        except command.util.CommandError as error:
+            raise UserError(f"The database {self} is of another version of chatwright: {error}.") from None
+
+    def size(self) -> int | None:
+        """Bytes on disk."""
+        with self.read() as session:
+            if self.is_sqlite:
+                pages, each = (
+                    session.execute(sa.text(f"PRAGMA {name}")).scalar() for name in ("page_count", "page_size")
+                )
+                return int(pages or 0) * int(each or 0)
+            return session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+
+def read_url(text: str) -> sa.URL:
+    """The address of a database. UserError when it is neither SQLite's nor PostgreSQL's.
+
+    >>> read_url("postgres://me@host/chat").drivername
+    'postgresql+psycopg'
+    """
+    wrong = UserError(
+        f"{text.partition('@')[2] or text} is not the address of a database; write sqlite:///FILE or "
+        "postgresql://USER:PASSWORD@HOST/NAME."
+    )
+    try:
+        url = sa.make_url(text)
+        kind = url.drivername.partition("+")[0]
+        if kind in ("postgres", "postgresql"):
+            return url.set(drivername="postgresql+psycopg")
+        if kind == "sqlite" and url.database:
+            return url.set(drivername="sqlite+pysqlite")
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        pass
+    raise wrong from None
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    """Settings of a SQLite connection."""
+    connection.isolation_level = None  # transactions begin where `_begin` says
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout={BUSY_SECONDS * 1000}",
+        "journal_mode=WAL",  # readers and the writer do not wait for each other
+        "synchronous=FULL",  # what was committed survives a killed process, and a power cut too
+        "foreign_keys=ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+    connection.create_function(
+        "lower", 1, lambda text: text.lower() if isinstance(text, str) else text, deterministic=True
+    )
+
+
+def _begin(connection: sa.Connection) -> None:
+    """A writer takes the file's lock at once: one that reads first could not get it later."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _alembic(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

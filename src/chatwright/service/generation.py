@@ -1,0 +1,363 @@
+"""Answers under way: made apart from whoever reads them, in numbered pieces that are stored while they come.
+
+A reader may leave and come back at any piece. A writer puts the pieces of all answers into the database together, a few
+times a second; the end of an answer is told only after it is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from chatwright.service.answers import End, answer
+from chatwright.service.database import Database
+from chatwright.service.line import Job, Line, LineFull
+from chatwright.service.load import Meter
+from chatwright.service.parts import Metrics, Moderator
+from chatwright.service.refusal import Refusal
+from chatwright.service.tables import ConversationRow, EventRow, MessageRow
+from chatwright.service.turns import Task, judged
+
+FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
+RETRY_SECONDS = 1.0  # after the database failed
+RETRY_AFTER = 5.0
+CHECK_CHARACTERS = 200  # of new text before the moderator looks again
+MOST_RUNNING = 4  # answers of one person
+FAILED = "The model failed to answer; please try again."
+BUSY = "The model is busy; please try again in a moment."
+
+log = logging.getLogger("chatwright.service")
+
+
+KEEP_ALIVE_SECONDS = 15.0  # proxies close what is silent
+
+
+@dataclass(frozen=True)
+class Event:
+    """A piece of an answer for a reader. kind: text to add, or reset, when `text` is all up to here."""
+
+    number: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended."""
+
+    status: str
+    finish_reason: str | None = None
+    tokens: int | None = None
+    notice: str | None = None
+    moderation: dict[str, Any] | None = None
+
+
+class Live:
+    """An answer under way. pieces: number `task.event` + 1 and on."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.pieces: list[str] = []
+        self.stored = 0  # pieces in the database
+        self.wanted = True  # nobody has stopped it
+        self.outcome: Outcome | None = None
+        self.ended = asyncio.Event()  # its end is in the database
+        self.asked = time.monotonic()
+        self.job: Job[str | End] | None = None
+        self.work: asyncio.Task[Outcome] | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def text(self) -> str:
+        """All that was said."""
+        return self.task.text + "".join(self.pieces)
+
+    @property
+    def last_event(self) -> int:
+        """The number of the newest piece."""
+        return self.task.event + len(self.pieces)
+
+    def say(self, piece: str) -> None:
+        """Add a piece. PostgreSQL keeps no NUL, so it becomes what stands for the unreadable."""
+        self.pieces.append(piece.replace("\0", "\ufffd"))
+        self._tell()
+
+    def end(self) -> None:
+        """Its end is on disk."""
+        self.ended.set()
+        self._tell()
+
+    async def follow(self, after: int) -> AsyncIterator[Event | None]:
+        """The pieces numbered above `after` as they come; ends with the answer. None: nothing came for a while."""
+        if after < self.task.event:
+            after = self.task.event
+            yield Event(after, "reset", self.task.text)
+        while True:
+            news = self._news
+            while after < self.last_event:
+                after += 1
+                yield Event(after, "text", self.pieces[after - self.task.event - 1])
+            if self.ended.is_set():
+                return
+            try:
+                await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
+            except TimeoutError:
+                yield None
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+
+class Answers:
+    """All answers under way in this process. Used in the event loop's thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        line: Line,
+        *,
+        meter: Meter,
+        moderator: Moderator | None = None,
+        metrics: Metrics | None = None,
+        on_end: Callable[[Live], None] = lambda _: None,
+    ) -> None:
+        """on_end: told of each answer that is done, after its end is on disk."""
+        self._database, self._line, self._meter = database, line, meter
+        self._moderator, self._metrics, self._on_end = moderator, metrics, on_end
+        self._live: dict[str, Live] = {}
+        self._dirty, self._finishing = asyncio.Event(), asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to write."""
+        self._writer = asyncio.create_task(self._write())
+
+    async def close(self) -> None:
+        """Break off what is under way, and have it on disk."""
+        for live in list(self._live.values()):
+            self._cancel(live)
+        while self._live:
+            await asyncio.gather(*(live.ended.wait() for live in list(self._live.values())))
+        if self._writer is not None:
+            self._writer.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._writer
+
+    def running(self, message_id: str) -> tuple[str, int] | None:
+        """The text so far of an answer under way, and the number of its last piece. Safe in any thread."""
+        live = self._live.get(message_id)
+        return None if live is None else (live.text, live.last_event)
+
+    def live(self, message_id: str) -> Live | None:
+        """The answer under way."""
+        return self._live.get(message_id)
+
+    def check_room(self, user_id: str) -> None:
+        """Refusal when the line is full, or the person has too many answers under way."""
+        if self._line.full:
+            raise Refusal(503, "overloaded", BUSY, retry_after=RETRY_AFTER)
+        mine = sum(live.task.user_id == user_id for live in self._live.values())
+        if mine >= MOST_RUNNING:
+            raise Refusal(429, "too_many_answers", "Too many answers are under way; stop one.", retry_after=RETRY_AFTER)
+
+    def start(self, tasks: Iterable[Task]) -> None:
+        """Make answers whose rows are written. One for which the line has no place fails, kindly."""
+        for task in tasks:
+            live = self._live[task.message_id] = Live(task)
+            live.work = asyncio.create_task(self._answer(live))
+            live.work.add_done_callback(partial(self._done, live))
+
+    async def stop(self, message_id: str) -> None:
+        """End an answer as it is; returns when that is on disk. Harmless when it is done."""
+        live = self._live.get(message_id)
+        if live is not None:
+            live.wanted = False
+            self._cancel(live)
+            await live.ended.wait()
+
+    async def drop(self, ended: Callable[[Task], bool]) -> None:
+        """Stop all answers that `ended` chooses, before their conversation or person is deleted."""
+        await asyncio.gather(
+            *(self.stop(live.task.message_id) for live in list(self._live.values()) if ended(live.task))
+        )
+
+    @staticmethod
+    def _cancel(live: Live) -> None:
+        if live.job is not None:
+            live.job.cancel()
+        if live.work is not None and live.outcome is None:
+            live.work.cancel()
+
+    def _done(self, live: Live, work: asyncio.Task[Outcome]) -> None:
+        """The work on an answer is over, whatever its end; the writer takes it from here."""
+        if live.job is not None:
+            live.job.cancel()
+        error = None if work.cancelled() else work.exception()
+        if work.cancelled():
+            live.outcome = Outcome("interrupted" if live.wanted else "stopped")
+        elif error is None:
+            live.outcome = work.result()
+        elif isinstance(error, LineFull):
+            live.outcome = Outcome("failed", notice=BUSY)
+        else:
+            log.error("an answer failed", exc_info=error)
+            live.outcome = Outcome("failed", notice=FAILED)
+        self._dirty.set()
+        self._finishing.set()
+
+    async def _answer(self, live: Live) -> Outcome:
+        """Take the pieces as they come, and look at them from time to time."""
+        end, seen = None, 0
+        live.job = self._line.join(_producer(live.task))
+        async for piece in live.job:
+            if isinstance(piece, End):
+                end = piece
+                continue
+            if not live.pieces:
+                self._began(live)
+            live.say(piece)
+            self._meter.piece()
+            self._dirty.set()
+            seen += len(piece)
+            if seen >= CHECK_CHARACTERS:
+                seen = 0
+                if blocked := await self._blocked(live):
+                    return blocked
+        if blocked := await self._blocked(live):
+            return blocked
+        if end is None:
+            return Outcome("interrupted" if live.wanted else "stopped")
+        seconds = time.monotonic() - live.asked
+        self._meter.ended(seconds)
+        if self._metrics is not None:
+            task = live.task
+            self._metrics.answered_chat(task.model.name, end.reason, len(task.prompt), end.tokens, seconds)
+        return Outcome("done", end.reason, end.tokens)
+
+    def _began(self, live: Live) -> None:
+        seconds = time.monotonic() - live.asked
+        self._meter.first(seconds)
+        if self._metrics is not None:
+            self._metrics.first_token(live.task.model.name, seconds)
+
+    async def _blocked(self, live: Live) -> Outcome | None:
+        """The end of an answer that may not be said."""
+        if self._moderator is None or not live.pieces:
+            return None
+        decision = await asyncio.to_thread(self._moderator.check, live.text)
+        if not decision.flagged:
+            return None
+        return Outcome("blocked", notice=decision.message, moderation=judged(decision))
+
+    async def _write(self) -> None:
+        """Put what is new into the database, again and again."""
+        while True:
+            await self._dirty.wait()
+            if not self._finishing.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._finishing.wait(), FLUSH_SECONDS)
+            self._dirty.clear()
+            self._finishing.clear()
+            batch = [Part(live, live.stored, len(live.pieces), live.outcome) for live in self._live.values()]
+            batch = [part for part in batch if part.outcome is not None or part.upto > part.since]
+            try:
+                await asyncio.to_thread(self._store, batch)
+            except Exception as error:
+                log.error("answers cannot be stored; trying again", exc_info=error)
+                await asyncio.sleep(RETRY_SECONDS)
+                self._dirty.set()
+                continue
+            for part in batch:
+                self._stored(part)
+
+    def _store(self, batch: list[Part]) -> None:
+        with self._database.write() as session:
+            ids = [part.live.task.message_id for part in batch]
+            there = sa.select(MessageRow.id).where(MessageRow.id.in_(ids)).with_for_update(key_share=True)
+            existing = set(session.scalars(there.order_by(MessageRow.id)))
+            for part in batch:
+                if part.live.task.message_id in existing:  # else its conversation was deleted
+                    part.store(session)
+
+    def _stored(self, part: Part) -> None:
+        live = part.live
+        live.stored = part.upto
+        if part.outcome is not None:
+            del self._live[live.task.message_id]
+            live.end()
+            self._on_end(live)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one write adds to one answer: its pieces from `since` up to `upto`, and its end."""
+
+    live: Live
+    since: int
+    upto: int
+    outcome: Outcome | None
+
+    def store(self, session: Session) -> None:
+        """Write it."""
+        task = self.live.task
+        if self.upto > self.since:
+            pieces = self.live.pieces[self.since : self.upto]
+            session.add(EventRow(message_id=task.message_id, first=task.event + self.since + 1, pieces=pieces))
+        if self.outcome is None:
+            return
+        values: dict[str, Any] = {
+            "content": task.text + "".join(self.live.pieces[: self.upto]),
+            "status": self.outcome.status,
+            "finish_reason": self.outcome.finish_reason,
+            "last_event": task.event + self.upto + 1,
+            "notice": self.outcome.notice,
+            "answer_tokens": self.outcome.tokens,
+        }
+        if self.outcome.moderation is not None:
+            values["moderation"] = self.outcome.moderation
+        session.execute(sa.update(MessageRow).where(MessageRow.id == task.message_id).values(**values))
+        used = sa.update(ConversationRow).where(ConversationRow.id == task.conversation_id)
+        session.execute(used.values(updated_at=time.time()))
+
+
+def mark_interrupted(database: Database) -> int:
+    """End what ran when the process before this one was killed, with what is stored of it. Returns how many answers."""
+    with database.write() as session:
+        rows = session.scalars(sa.select(MessageRow).where(MessageRow.status == "running")).all()
+        for row in rows:
+            events = session.scalars(
+                sa.select(EventRow).where(EventRow.message_id == row.id).order_by(EventRow.first)
+            ).all()
+            pieces = [piece for event in events for piece in event.pieces]
+            row.content += "".join(pieces)
+            row.last_event = row.base_event + len(pieces) + 1
+            row.status = "interrupted"
+    return len(rows)
+
+
+def forget_events(database: Database, before: float) -> None:
+    """Delete the pieces of answers that are whole, in conversations not used since `before`."""
+    old = sa.select(MessageRow.id).join(ConversationRow, ConversationRow.id == MessageRow.conversation_id)
+    old = old.where(MessageRow.status != "running", ConversationRow.updated_at < before)
+    with database.write() as session:
+        session.execute(sa.delete(EventRow).where(EventRow.message_id.in_(old)))
+
+
+def _producer(task: Task) -> Callable[[Callable[[], bool]], Iterator[str | End]]:
+    def produce(cancelled: Callable[[], bool]) -> Iterator[str | End]:
+        for piece in answer(task.model, task.prompt, task.sampling, cancelled):
+            if cancelled():
+                return
+            yield piece
+
+    return produce

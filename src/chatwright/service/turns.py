@@ -1,0 +1,284 @@
+"""Turns of a conversation: what a person asks becomes rows of the tree, and a task for the engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from chatwright.inference.prompts import ConversationTooLong, as_trained, fit
+from chatwright.inference.sampling import Sampling
+from chatwright.records import Message
+from chatwright.service.conversations import owned, read_tree, title_of, touch
+from chatwright.service.database import Database
+from chatwright.service.models import LoadedModel
+from chatwright.service.parts import Decision
+from chatwright.service.refusal import Refusal, not_found
+from chatwright.service.tables import ComparisonRow, ConversationRow, EventRow, MessageRow, User, new_id
+from chatwright.service.tree import Tree, asks_to_go_on, spoken
+from chatwright.storage import keyed_uniform
+
+TEMPERATURE = 0.3  # ours: small models are right more often when they stay close to their best guess
+LONGEST_MESSAGE = 32_000  # characters
+MOST_MESSAGES = 2000  # of one conversation
+
+
+@dataclass(frozen=True)
+class Task:
+    """An answer to make. text: what it has already, up to the event numbered `event`. user: who asked."""
+
+    message_id: str
+    conversation_id: str
+    user_id: str
+    model: LoadedModel
+    prompt: list[int]
+    sampling: Sampling
+    text: str = ""
+    event: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What came of asking. question: its id, None when there is none. answers: their ids.
+
+    tasks: the answers to make; none when the turn was taken before, or was refused.
+    """
+
+    question: str | None
+    answers: list[str]
+    tasks: list[Task]
+    comparison: str | None = None
+    continued: bool = False
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a turn is to be answered. compare: two answers. settings: of this turn alone."""
+
+    settings: Mapping[str, Any]
+    compare: bool = False
+    key: str | None = None
+
+
+class Turns:
+    """Takes turns, in a database, for the models that are served."""
+
+    def __init__(self, database: Database, models: Mapping[str, LoadedModel]) -> None:
+        self._database, self._models = database, models
+
+    def ask(
+        self,
+        user_id: str,
+        conversation_id: str,
+        parent_id: str | None,
+        content: str,
+        wish: Wish,
+        decision: Decision | None = None,
+    ) -> Turn:
+        """A question below `parent_id`. decision: the moderator's; a flagged question is kept, and not answered."""
+        with self._database.read() as session:
+            conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
+            if before := _taken_before(session, tree, wish.key):
+                return before
+        above = tree.path(parent_id)
+        if (parent_id is None) == bool(above) or (above and above[-1].role != "assistant"):
+            raise Refusal(400, "wrong_parent", "A question stands below an answer, or at the root.", param="parent_id")
+        if above and asks_to_go_on(content) and tree.can_continue(above[-1]):
+            return self.go_on(user_id, conversation_id, above[-1].id)
+        question = MessageRow(
+            id=new_id(), parent_id=parent_id, role="user", content=content, key=wish.key, status="done"
+        )
+        if decision is not None:
+            question.moderation = judged(decision)
+        if decision is not None and decision.flagged:
+            question.status = "blocked"
+            refusal = MessageRow(id=new_id(), parent_id=question.id, role="assistant", status="blocked")
+            refusal.notice, refusal.moderation = decision.message, judged(decision)
+            rows, tasks = [question, refusal], list[Task]()
+        else:
+            count = 2 if wish.compare else 1
+            rows, tasks = self._answers(conversation, [*above, question], question.id, settings, count, user_id)
+            rows = [question, *rows]
+        return self._write(user_id, conversation_id, rows, tasks, question, wish.compare and bool(tasks))
+
+    def regenerate(self, user_id: str, conversation_id: str, message_id: str, wish: Wish) -> Turn:
+        """Another answer beside an answer, or one below a question."""
+        with self._database.read() as session:
+            conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
+        branch = tree.path(message_id)
+        if not branch:
+            raise not_found()
+        if branch[-1].role == "assistant":
+            branch = branch[:-1]
+        if branch[-1].status == "blocked":
+            raise Refusal(409, "not_allowed", "This question is not answered; ask another.")
+        rows, tasks = self._answers(conversation, branch, branch[-1].id, settings, 1, user_id)
+        return self._write(user_id, conversation_id, rows, tasks, None, False)
+
+    def go_on(self, user_id: str, conversation_id: str, message_id: str) -> Turn:
+        """More of an answer that was cut."""
+        with self._database.read() as session:
+            _, tree, settings = self._look(session, user_id, conversation_id, Wish({}))
+        branch = tree.path(message_id)
+        if not branch:
+            raise not_found()
+        cut = branch[-1]
+        if not tree.can_continue(cut):
+            raise Refusal(409, "cannot_continue", "This answer was not cut, or the conversation has gone on.")
+        model = self._model(cut.model)
+        said = model.tokenizer.encode(cut.content)
+        wanted = settings.get("max_tokens")
+        ids = self._prompt(model, spoken(branch[:-1], cut.instructions), len(said) + (wanted or 1)).ids
+        if len(ids) + len(said) >= model.context:
+            raise Refusal(400, "context_length_exceeded", "The answer has filled the model's context.")
+        sampling = sampling_of(settings, model, f"{cut.id}:{cut.last_event}")
+        task = Task(cut.id, conversation_id, user_id, model, [*ids, *said], sampling, cut.content, cut.last_event)
+        with self._database.write() as session:
+            row = owned(session, user_id, conversation_id, lock=True)
+            refuse_while_running(session, conversation_id)
+            session.execute(sa.delete(EventRow).where(EventRow.message_id == cut.id))
+            session.execute(
+                sa.update(MessageRow)
+                .where(MessageRow.id == cut.id)
+                .values(status="running", finish_reason=None, notice=None, base_event=cut.last_event)
+            )
+            row.current_id = cut.id
+            touch(row)
+        return Turn(None, [cut.id], [task], continued=True)
+
+    def _look(
+        self, session: Session, user_id: str, conversation_id: str, wish: Wish
+    ) -> tuple[ConversationRow, Tree, dict[str, Any]]:
+        """The conversation, its messages, and a turn's settings: its own before the conversation's and account's."""
+        conversation = owned(session, user_id, conversation_id)
+        user = session.get_one(User, user_id)
+        settings = {**user.settings, **conversation.settings}
+        settings |= {key: value for key, value in wish.settings.items() if value is not None}
+        return conversation, read_tree(session, conversation_id), settings
+
+    def _answers(
+        self,
+        conversation: ConversationRow,
+        branch: Sequence[MessageRow],
+        question_id: str,
+        settings: Mapping[str, Any],
+        count: int,
+        user_id: str,
+    ) -> tuple[list[MessageRow], list[Task]]:
+        """So many answers to the question at the end of a branch: their rows and tasks."""
+        model = self._model(settings.get("model"))
+        instructions = settings.get("instructions") or ""
+        prompt = self._prompt(model, spoken(branch, instructions), settings.get("max_tokens"))
+        rows, tasks = [], []
+        for _ in range(count):
+            row = MessageRow(id=new_id(), parent_id=question_id, role="assistant", status="running")
+            sampling = sampling_of(settings, model, row.id)
+            row.model, row.model_hash, row.instructions = model.name, model.fingerprint, instructions
+            row.dropped, row.prompt_tokens = prompt.dropped, len(prompt.ids)
+            row.sampling = {key: getattr(sampling, key) for key in ("temperature", "top_p", "max_tokens", "seed")}
+            rows.append(row)
+            tasks.append(Task(row.id, conversation.id, user_id, model, prompt.ids, sampling))
+        return rows, tasks
+
+    def _write(
+        self,
+        user_id: str,
+        conversation_id: str,
+        rows: list[MessageRow],
+        tasks: list[Task],
+        question: MessageRow | None,
+        compared: bool,
+    ) -> Turn:
+        """Put new messages into the tree. Refusal when an answer runs, or there are too many."""
+        with self._database.write() as session:
+            conversation = owned(session, user_id, conversation_id, lock=True)
+            key = question.key if question is not None else None
+            if key is not None and (again := _taken_before(session, read_tree(session, conversation_id), key)):
+                return again
+            refuse_while_running(session, conversation_id)
+            last = sa.select(sa.func.max(MessageRow.position)).where(MessageRow.conversation_id == conversation_id)
+            position = session.scalar(last) or 0
+            if position + len(rows) > MOST_MESSAGES:
+                raise Refusal(409, "conversation_full", "This conversation is full; begin a new one.")
+            for place, row in enumerate(rows, start=position + 1):
+                row.conversation_id, row.position = conversation_id, place
+                session.add(row)
+                session.flush()  # a parent before its children
+            answers = [row.id for row in rows if row.role == "assistant"]
+            comparison = None
+            if compared:
+                pair = ComparisonRow(id=new_id(), conversation_id=conversation_id, parent_id=rows[0].id)
+                pair.answer_a, pair.answer_b = answers
+                session.add(pair)
+                comparison = pair.id
+            if question is not None and not conversation.title_source:
+                conversation.title, conversation.title_source = title_of(question.content), "words"
+            conversation.current_id = answers[0]
+            touch(conversation)
+        return Turn(question.id if question else None, answers, tasks, comparison)
+
+    def _model(self, name: str | None) -> LoadedModel:
+        """The model of a name; without one the first that is served."""
+        if name is None:
+            return next(iter(self._models.values()))
+        if name not in self._models:
+            raise Refusal(404, "model_not_found", "This model is not served here.", param="model")
+        return self._models[name]
+
+    @staticmethod
+    def _prompt(model: LoadedModel, messages: Sequence[Message], room: int | None) -> Any:
+        try:
+            return fit(as_trained(messages), model.tokenizer, model.context, room)
+        except ConversationTooLong as error:
+            raise Refusal(400, "context_length_exceeded", str(error), param="content") from None
+
+
+def sampling_of(settings: Mapping[str, Any], model: LoadedModel, key: str) -> Sampling:
+    """How an answer is drawn; its seed follows from the answer's id."""
+    temperature, most = settings.get("temperature"), settings.get("max_tokens")
+    return Sampling(
+        max_tokens=min(most or model.context, model.context),
+        temperature=TEMPERATURE if temperature is None else temperature,
+        top_p=settings.get("top_p") or 1.0,
+        seed=int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big"),
+        logprobs=None,
+    )
+
+
+def judged(decision: Decision) -> dict[str, Any]:
+    """A moderator's decision as it is kept."""
+    return {
+        "flagged": decision.flagged,
+        "categories": list(decision.categories),
+        "version": decision.version,
+    }
+
+
+def drawn_for_comparison(conversation_id: str, parent_id: str | None, share: float) -> bool:
+    """Whether a turn is among those that get two answers unasked."""
+    return keyed_uniform("comparison", conversation_id, parent_id or "") < share
+
+
+def refuse_while_running(session: Session, conversation_id: str) -> None:
+    """Refusal when an answer of the conversation is under way."""
+    running = sa.select(MessageRow.id).where(
+        MessageRow.conversation_id == conversation_id, MessageRow.status == "running"
+    )
+    if session.scalar(running.limit(1)) is not None:
+        raise Refusal(409, "answer_running", "An answer is under way; stop it or wait for its end.")
+
+
+def _taken_before(session: Session, tree: Tree, key: str | None) -> Turn | None:
+    """The turn that this key has taken already."""
+    question = next((row for row in tree.rows if key is not None and row.key == key), None)
+    if question is None:
+        return None
+    pair = session.scalar(sa.select(ComparisonRow).where(ComparisonRow.parent_id == question.id))
+    if pair is not None:
+        return Turn(question.id, [pair.answer_a, pair.answer_b], [], pair.id, repeated=True)
+    return Turn(question.id, tree.children.get(question.id, [])[:1], [], repeated=True)

@@ -1,0 +1,118 @@
+// Which page is shown, by the address and by who is here.
+import { lazy, Suspense, useEffect, useState } from "react";
+import { Entry } from "./account/Entry";
+import { SettingsPage } from "./account/SettingsPage";
+import { ChatPage } from "./chat/ChatPage";
+import { SharedPage } from "./chat/SharedPage";
+import { partsOf, usePath } from "./router";
+import { Sidebar } from "./sidebar/Sidebar";
+import { ConversationsProvider } from "./state/conversations";
+import { useOnline } from "./state/online";
+import { SayProvider } from "./state/say";
+import { SessionProvider, useHere } from "./state/session";
+import { Empty } from "./ui/Empty";
+import { Failure } from "./ui/Failure";
+import { Icon } from "./ui/Icon";
+import { explain, useWords } from "./words";
+
+const AdminPage = lazy(() => import("./admin/AdminPage"));
+
+export function App() {
+  return (
+    <SessionProvider waiting={(failure, retry) => <Waiting failure={failure} retry={retry} />}>
+      <SayProvider>
+        <Offline />
+        <Place />
+      </SayProvider>
+    </SessionProvider>
+  );
+}
+
+function Waiting({ failure, retry }: { failure: unknown; retry(): void }) {
+  const words = useWords();
+  if (failure === null) return <p className="loading">{words.loading}</p>;
+  return (
+    <main className="welcome">
+      <Failure>
+        <p>{explain(words, failure)}</p>
+        <button type="button" className="button small" onClick={retry}>
+          {words.retry}
+        </button>
+      </Failure>
+    </main>
+  );
+}
+
+function Offline() {
+  const words = useWords();
+  const online = useOnline();
+  return (
+    <div role="status" className={online ? "unseen" : "offline"}>
+      {online ? "" : words.offline}
+    </div>
+  );
+}
+
+function Place() {
+  const path = usePath();
+  const { user } = useHere().session;
+  const [first = "", second = ""] = partsOf(path);
+  if (first === "share") return <SharedPage token={second} />;
+  if (!user) return <Entry way={first === "signup" ? "signup" : "login"} />;
+  if (user.role === "guest" && (first === "login" || first === "signup")) return <Entry key={first} way={first} />;
+  return (
+    <ConversationsProvider key={user.id}>
+      <Frame first={first} second={second} />
+    </ConversationsProvider>
+  );
+}
+
+/** The sidebar and, beside it, the page itself. */
+function Frame({ first, second }: { first: string; second: string }) {
+  const words = useWords();
+  const { user } = useHere().session;
+  const [listed, setListed] = useState(false); // on a phone: whether the sidebar covers the page
+  const openList = () => setListed(true);
+  const id = first === "c" && second ? second : null;
+  const chatting = first === "" || id !== null || first === "login" || first === "signup";
+  useEffect(() => {
+    if (!listed) return;
+    const onKey = (event: KeyboardEvent) => event.key === "Escape" && setListed(false);
+    document.addEventListener("keydown", onKey);
+    return () => document.removeEventListener("keydown", onKey);
+  }, [listed]);
+  return (
+    <div className={listed ? "frame listed" : "frame"}>
+      {chatting && (
+        <a
+          className="skip"
+          href="#question"
+          onClick={(event) => {
+            event.preventDefault();
+            document.getElementById("question")?.focus();
+          }}
+        >
+          {words.skip}
+        </a>
+      )}
+      <Sidebar current={id} onLeave={() => setListed(false)} />
+      {listed && (
+        <button type="button" className="veil" aria-label={words.closeList} onClick={() => setListed(false)}>
+          <Icon name="close" />
+        </button>
+      )}
+      <div className="page">
+        {chatting && <ChatPage id={id} openList={openList} />}
+        {first === "settings" && <SettingsPage openList={openList} />}
+        {first === "admin" && user?.role === "admin" && (
+          <Suspense fallback={<p className="loading">{words.loading}</p>}>
+            <AdminPage openList={openList} />
+          </Suspense>
+        )}
+        {!chatting && first !== "settings" && !(first === "admin" && user?.role === "admin") && (
+          <Empty title={words.notFound} text={words.notFoundText} openList={openList} />
+        )}
+      </div>
+    </div>
+  );
+}

@@ -1,0 +1,9 @@
+import { Markdown } from "./Markdown";
+
+export function Answer({ id, content, running }: { id: string; content: string; running: boolean }) {
+  return (
+    <div className={running ? "text running" : "text"} dir="auto">
+      <Markdown id={id} content={content} />
+    </div>
+  );
+}
