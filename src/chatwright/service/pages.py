@@ -22,6 +22,8 @@ class PageFiles(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file, or the page for one of its addresses."""
+        if scope["path"].startswith(("/api/", "/v1/")):  # whatever `..` makes of the rest
+            raise HTTPException(404)
         first, *rest = Path(path).parts or ("",)
         try:
             response = await super().get_response(path, scope)

@@ -202,7 +202,7 @@ def test_a_method_that_is_not_there_is_refused_with_the_headers_too(method: str,
 def test_what_people_write_comes_back_as_data_and_never_as_a_page(service: Service):
     """What the page must show as text arrives as JSON that no browser takes for HTML."""
     anna = service.browser("anna")
-    evil = "<img src=x onerror=alert(1)></script><svg onload=alert(1)>{{7*7}}\u2028"
+    evil = "<img src=x onerror=alert(1)></script><svg onload=alert(1)>{{7*7}}\u2028."
     id = anna.conversation(title=evil)
     answer = anna.ask(id, evil)
     path = f"/conversations/{id}/messages/{answer['id']}/feedback"
