@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from chatwright.service import generation
+from chatwright.service.api import conversations as routes
 from chatwright.service.database import Database
 from chatwright.service.tables import EventRow, MessageRow
 from tests.service.product.browser import Browser, Event, Service, wait_until
@@ -91,6 +92,25 @@ def test_after_a_refresh_the_text_so_far_and_the_next_events_join(product: Calla
     assert so_far["content"] + text_of(rest) == end.data["message"]["content"] == LONG
     assert anna.read(id)["running"] is False
     assert answer["id"] == so_far["id"]
+
+
+def test_streams_of_one_person_are_bounded_and_a_reader_who_leaves_makes_room(
+    product: Callable[..., Service], scripted: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(routes, "STREAMS", 1)
+    service = product(scripted("word " * 100, delay=0.05))
+    anna, elsewhere = service.browser("anna"), service.browser().log_in("anna")
+    [answer] = anna.send(anna.conversation(), "Talk")["answers"]
+    path = f"/conversations/{answer['conversation_id']}/messages/{answer['id']}"
+    with contextlib.closing(anna.events(answer)) as stream:
+        next(stream)
+        response = elsewhere.call("GET", f"{path}/events")
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limited")
+        assert int(response.headers["retry-after"]) > 0
+    wait_until(lambda: not service.parts.streams)
+    with contextlib.closing(elsewhere.events(answer)) as stream:
+        assert next(stream).number == 1
+    elsewhere.ok("POST", f"{path}/stop")
 
 
 def test_an_answer_goes_on_when_nobody_reads(product: Callable[..., Service], scripted: Callable):
