@@ -24,7 +24,7 @@ class AdminSettings(BaseModel):
     limit such as "20/minute", "" for none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     signup: bool = True
     guests: bool = False

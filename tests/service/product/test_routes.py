@@ -12,6 +12,8 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
+from chatwright.service import security
+from chatwright.service.api.context import source_of
 from chatwright.service.security import LARGEST_BODY
 from tests.service.product.browser import Service
 
@@ -202,7 +204,7 @@ def test_a_method_that_is_not_there_is_refused_with_the_headers_too(method: str,
 def test_what_people_write_comes_back_as_data_and_never_as_a_page(service: Service):
     """What the page must show as text arrives as JSON that no browser takes for HTML."""
     anna = service.browser("anna")
-    evil = "<img src=x onerror=alert(1)></script><svg onload=alert(1)>{{7*7}}\u2028"
+    evil = "<img src=x onerror=alert(1)></script><svg onload=alert(1)>{{7*7}}\u2028."
     id = anna.conversation(title=evil)
     answer = anna.ask(id, evil)
     path = f"/conversations/{id}/messages/{answer['id']}/feedback"
@@ -214,6 +216,20 @@ def test_what_people_write_comes_back_as_data_and_never_as_a_page(service: Servi
         assert evil in json.dumps(response.json(), ensure_ascii=False)
     for url in (f"/api/conversations/{evil}", f"/c/{evil}", f"/{evil}"):
         assert "onerror" not in anna.http.get(url).text
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
+    host, port = service.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(f"POST /api/login HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert raw.recv(12) == b"HTTP/1.1 408"
+
+
+def test_attempts_are_counted_by_the_network_of_one_customer():
+    assert source_of("203.0.113.7") == "203.0.113.7"
+    assert source_of("2001:db8:1:2:3:4:5:6") == source_of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
+    assert source_of("testclient") == "testclient"
 
 
 def test_bodies_are_bounded(service: Service):
