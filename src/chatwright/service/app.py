@@ -1,18 +1,16 @@
-"""The web service: OpenAI's chat API, health, and the chat page, over models that answer many requests at once."""
+"""The web service: OpenAI's API, health, and the chat page, over models that answer many requests at once."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -21,20 +19,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatwright import __version__
 from chatwright.errors import UserError
-from chatwright.inference.prompts import ConversationTooLong, Prompt, as_trained, fit
-from chatwright.inference.sampling import Sampling
-from chatwright.service.answers import End, answer
-from chatwright.service.line import Job, Line, LineFull, Produce
+from chatwright.service import health, openai_routes
+from chatwright.service.api_error import ApiError
+from chatwright.service.clock import Clocked
+from chatwright.service.failures import as_api_error
+from chatwright.service.keys import Access, KeyStore
+from chatwright.service.limits import Limiter
+from chatwright.service.line import Line
+from chatwright.service.metrics import Metrics
 from chatwright.service.models import LoadedModel
-from chatwright.service.openai_api import ApiError, ChatRequest, Reply, model_card, parse_request, server_sent
+from chatwright.service.moderation import Moderator
+from chatwright.service.openai_routes import Api
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
-AT_ONCE = 32  # answers that the engine works on together
-RETRY_AFTER_SECONDS = 5
+AT_ONCE = 64  # answers that the engine works on together
 GRACE_SECONDS = 2  # for answers under way when the service is told to end
-LARGEST_BODY = 1 << 20  # bytes; far more text than any context here holds
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -46,10 +47,6 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-log = logging.getLogger("chatwright.service")
-
-Piece = tuple[int, str | End]  # index of the choice, and text or its end
-
 
 def create_app(
     models: Mapping[str, LoadedModel],
@@ -57,69 +54,49 @@ def create_app(
     hosts: Sequence[str] = LOOPBACK,
     waiting_places: int = WAITING_PLACES,
     at_once: int = AT_ONCE,
+    keys: KeyStore | None = None,
+    keyless: bool = True,
+    limiter: Limiter | None = None,
+    moderator: Moderator | None = None,
+    checks: Mapping[str, Callable[[], None]] | None = None,
 ) -> FastAPI:
     """The service of `models`, by name.
 
     hosts: the names in the Host header that are answered, so that no web page can have its own name point to here.
     at_once: how many answers are made together. waiting_places: how many requests may wait beside them; the next gets
-    status 503.
+    status 429. keys: of the API; keyless: whether programs on this machine need none. checks: what `/ready` looks at,
+    beside the models.
     """
     line = Line(waiting_places, at_once)
+    metrics = Metrics(models, line)
+    access = Access(keys, keyless=keyless)
+    api = Api(models, line, access, limiter or Limiter(), moderator or Moderator(), metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await line.close()
 
+    async def refuse(_: Request, error: Exception) -> JSONResponse:
+        refusal = as_api_error(error)
+        metrics.refused(refusal.status)
+        return JSONResponse(refusal.body(), refusal.status, dict(refusal.headers))
+
     app = FastAPI(title="chatwright", version=__version__, openapi_url=None, lifespan=lifespan)
     app.state.line = line
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(SecurityHeaders)
-    app.add_exception_handler(ApiError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(Exception, _refuse)
-
-    def named(name: str) -> LoadedModel:
-        if name not in models:
-            message = f"The model '{name}' does not exist here; there is {', '.join(sorted(models))}."
-            raise ApiError(404, message, code="model_not_found", param="model")
-        return models[name]
-
-    @app.get("/health")
-    async def health() -> dict[str, Any]:
-        return {"status": "ok", "version": __version__, "models": sorted(models), "requests": line.length}
-
-    @app.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [model_card(model) for model in models.values()]}
-
-    @app.get("/v1/models/{name}")
-    async def one_model(name: str) -> dict[str, Any]:
-        return model_card(named(name))
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        chat = parse_request(await _json_body(request))
-        model = named(chat.model)
-        prompt = await asyncio.to_thread(_prompt, chat, model)
-        try:
-            job = line.join(*_producers(model, chat, prompt))
-        except LineFull:
-            raise ApiError(503, "The model is busy; please try again in a moment.", code="overloaded") from None
-        reply = Reply(model, len(prompt.ids))
-        headers = {"X-Chatwright-Dropped-Messages": str(prompt.dropped)} if prompt.dropped else {}
-        if chat.stream:
-            return EventStream(job, _events(job, chat, reply), headers)
-        async with _cancelled_when_gone(job, request):
-            texts, ends = await _collect(job, chat.choices)
-        return JSONResponse(reply.completion(texts, ends), headers=headers)
-
+    app.add_middleware(Clocked, overhead=metrics.overhead)
+    for kind in (ApiError, HTTPException, Exception):
+        app.add_exception_handler(kind, refuse)
+    app.include_router(health.router(models, line, checks or {}))
+    app.include_router(openai_routes.router(api))
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
 
 
-def serve(models: Mapping[str, LoadedModel], host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serve `models` until Ctrl-C. UserError when the port is taken.
+def serve(models: Mapping[str, LoadedModel], host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+    """Serve `models` until Ctrl-C. UserError when the port is taken. options: of `create_app`.
 
     On another host than loopback, any Host header is answered.
     """
@@ -128,8 +105,8 @@ def serve(models: Mapping[str, LoadedModel], host: str = "127.0.0.1", port: int 
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
-    app = create_app(models, hosts=hosts)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS)
+    app = create_app(models, hosts=hosts, **options)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, proxy_headers=False)
     with listening, suppress(KeyboardInterrupt):
         _Server(config, app.state.line).run(sockets=[listening])
 
@@ -159,138 +136,3 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
-
-
-class EventStream(StreamingResponse):
-    """A stream of server-sent events that ends its job when it ends, however it ends."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, job: Job[Piece], events: AsyncIterator[str], headers: Mapping[str, str]) -> None:
-        super().__init__(events, headers=headers)
-        self.job = job
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)  # returns when the client is gone, too
-        finally:
-            self.job.cancel()
-
-
-async def _json_body(request: Request) -> bytes:
-    """The body; ApiError when it is too large or is not declared as JSON (as forms of other sites' pages are not)."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "Send the request with 'Content-Type: application/json'.")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_BODY:
-            raise ApiError(413, f"The request is larger than {LARGEST_BODY} bytes.", code="request_too_large")
-    return body
-
-
-def _prompt(chat: ChatRequest, model: LoadedModel) -> Prompt:
-    """The prompt of a request. ApiError when its turns are out of order or too long."""
-    try:
-        messages = as_trained([message.record() for message in chat.messages])
-        return fit(messages, model.tokenizer, model.context, chat.answer_tokens)
-    except ConversationTooLong as error:
-        raise ApiError(400, str(error), code="context_length_exceeded", param="messages") from None
-    except ValueError as error:
-        raise ApiError(400, f"Invalid value for 'messages': {error}.", code="invalid_value", param="messages") from None
-
-
-def _producers(model: LoadedModel, chat: ChatRequest, prompt: Prompt) -> list[Produce[Piece]]:
-    """The work of a request, for the line: one producer for each choice. ApiError for settings that make no sense."""
-    try:
-        samplings = chat.samplings(model.context)
-    except UserError as error:
-        raise ApiError(400, str(error), code="invalid_value") from None
-
-    def producer(index: int, sampling: Sampling) -> Produce[Piece]:
-        def produce(cancelled: Callable[[], bool]) -> Iterator[Piece]:
-            for piece in answer(model, prompt.ids, sampling, cancelled):
-                if cancelled():
-                    return
-                yield index, piece
-
-        return produce
-
-    return [producer(index, sampling) for index, sampling in enumerate(samplings)]
-
-
-async def _collect(job: Job[Piece], choices: int) -> tuple[list[str], list[End]]:
-    """The text and the end of every choice. ApiError when the job was cancelled before it had them all."""
-    texts, ends = [""] * choices, {}
-    try:
-        async for index, piece in job:
-            if isinstance(piece, End):
-                ends[index] = piece
-            else:
-                texts[index] += piece
-    except Exception as error:
-        raise _as_api_error(error) from error
-    if len(ends) < choices:
-        raise _broken_off()
-    return texts, [ends[index] for index in range(choices)]
-
-
-async def _events(job: Job[Piece], chat: ChatRequest, reply: Reply) -> AsyncIterator[str]:
-    """The stream of an answer, in OpenAI's chunks."""
-    for index in range(chat.choices):
-        yield server_sent(reply.chunk(index, {"role": "assistant", "content": ""}))
-    ends = []
-    try:
-        async for index, piece in job:
-            if isinstance(piece, End):
-                ends.append(piece)
-                yield server_sent(reply.chunk(index, {}, piece.reason))
-            else:
-                yield server_sent(reply.chunk(index, {"content": piece}))
-        if len(ends) < chat.choices:
-            raise _broken_off()
-    except Exception as error:  # the status is sent already; a client reads the error from the stream
-        yield server_sent(_as_api_error(error).body())
-        return
-    if chat.wants_usage:
-        yield server_sent(reply.usage_chunk(ends))
-    yield server_sent("[DONE]")
-
-
-@asynccontextmanager
-async def _cancelled_when_gone(job: Job[Piece], request: Request) -> AsyncIterator[None]:
-    """Cancels the job when the client hangs up, or when the block ends."""
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        job.cancel()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watcher.cancel()
-        job.cancel()
-
-
-async def _refuse(_: Request, error: Exception) -> JSONResponse:
-    refusal = _as_api_error(error)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if refusal.status == 503 else {}
-    return JSONResponse(refusal.body(), refusal.status, headers)
-
-
-def _broken_off() -> ApiError:
-    return ApiError(503, "The server is ending and broke the answer off.", code="broken_off")
-
-
-def _as_api_error(error: Exception) -> ApiError:
-    """Any error as a refusal; what is our own fault is logged, not told."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, HTTPException):
-        return ApiError(error.status_code, f"{error.detail}.")
-    if isinstance(error, UserError):
-        return ApiError(400, str(error))
-    log.error("a request failed", exc_info=error)
-    return ApiError(500, "The server failed to answer; its log says why.")
