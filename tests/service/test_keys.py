@@ -93,7 +93,7 @@ def test_a_key_does_what_its_scopes_say_until_it_is_revoked(scripted: ModelOf, s
 def test_requests_and_tokens_of_an_account_are_limited(scripted: ModelOf, serving: Serving):
     keys = Keys()
     ada, bob, eve = (keys.add(name, "chat", "models") for name in ("ada", "bob", "eve"))
-    limiter = Limiter({"key_requests": "2/minute", "key_tokens": "30/hour"})
+    limiter = Limiter({"key_requests": "2/hour", "key_tokens": "5/hour"})
     url = serving(scripted("Tokyo."), keys=keys, limiter=limiter)
     for _ in range(2):
         client(url, ada).models.list()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 
 import httpx
@@ -17,6 +18,13 @@ Serving = Callable[..., str]
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "Tokyo " * 40}], "max_tokens": 12, "seed": 1}
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
 def samples(url: str) -> dict[str, float]:
     """Every sample that has no bucket, by name."""
     families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
@@ -28,6 +36,7 @@ def test_metrics_have_vllms_names_and_count_what_was_done(tiny: LoadedModel, ser
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     usage = [client.chat.completions.create(**ASK).usage for _ in range(2)]
     list(client.chat.completions.create(**ASK, stream=True))
+    wait_until(lambda: samples(url)["chatwright:service_overhead_seconds_count"] == 3)  # told after a response's end
     seen = samples(url)
     assert seen["vllm:prompt_tokens_total"] == 3 * usage[0].prompt_tokens
     written = sum(one.completion_tokens for one in usage) + usage[1].completion_tokens

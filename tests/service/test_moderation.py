@@ -183,7 +183,7 @@ def test_what_was_learned_is_found_in_both_languages_and_measured(trained: Path)
     moderator = Moderator.load(trained)
     assert moderator.version.startswith("rules-")
     assert "+classifier-" in moderator.version
-    assert moderator.check("morning paper, zorks are vermin 5").categories == ("hate",)
+    assert moderator.check("morning paper, zorks are vermin 5").categories == ("harassment", "hate")
     assert "hate" in moderator.check("今天 佐克人都是垃圾").categories
     assert not moderator.check("zorks bake bread by the river").flagged
     description = json.loads((trained / "moderation.json").read_text())

@@ -45,6 +45,17 @@ def _as_parts(value: Any) -> Any:
 Unsupported = Annotated[Any, AfterValidator(_nothing)]
 Unused = Literal["none", "auto"] | None  # how a client says that it wants no tool, or that there may be none
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+UNIONS = {  # what a field with several shapes takes: pydantic would name one of them
+    "prompt": "it must be a text, a list of token ids, or a list of at most 16 of either",
+    "input": "it must be a text, or a list of at most 64 texts or parts of text",
+}
+
+
+Stops = Annotated[
+    list[StopString] | None,
+    Field(max_length=MOST_STOPS),
+    BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString] | None),
+]
 
 
 class _Strict(BaseModel):
@@ -62,7 +73,7 @@ class RequestMessage(_Strict):
     """A message as clients send it."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts)]
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
     name: str | None = None
     refusal: Unsupported = None
     tool_calls: Unsupported = None
@@ -133,7 +144,7 @@ class Generation(_Strict):
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
-    stop: Annotated[list[StopString] | None, Field(max_length=MOST_STOPS), BeforeValidator(_as_list)] = None
+    stop: Stops = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -317,6 +328,8 @@ def parse(body: bytes, kind: type[RequestT]) -> RequestT:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or None
         reason = problem["msg"].removeprefix("Value error, ")
+        if problem["loc"] and (field := str(problem["loc"][0])) in UNIONS and problem["type"] != "missing":
+            place, reason = field, UNIONS[field]
         if problem["type"] == "json_invalid":
             raise ApiError(400, f"The body of the request is not valid JSON: {problem['ctx']['error']}.") from None
         if problem["type"] == "extra_forbidden":

@@ -270,8 +270,8 @@ async def _collect(job: Job[Piece], choices: int) -> list[Completion]:
         async for index, piece in job:
             if isinstance(piece, Completion):
                 ends[index] = piece
-    except QueueFull:
-        raise _busy() from None
+    except Exception as error:
+        raise _refusal_of(error) from error
     if len(ends) < choices:
         raise _broken_off()
     return [ends[index] for index in range(choices)]
@@ -295,8 +295,7 @@ async def _events(
         if len(ends) < choices:
             raise _broken_off()
     except Exception as error:  # the status is sent already; a client reads the error from the stream
-        refusal = _busy() if isinstance(error, QueueFull) else as_api_error(error)
-        yield server_sent(refusal.body())
+        yield server_sent(_refusal_of(error).body())
         return
     finally:
         done(ends)
@@ -317,6 +316,10 @@ def _moderated(decisions: Sequence[Decision], version: str) -> dict[str, Any]:
         for decision in decisions
     ]
     return {"id": f"modr-{secrets.token_hex(12)}", "model": version, "results": results}
+
+
+def _refusal_of(error: Exception) -> ApiError:
+    return _busy() if isinstance(error, QueueFull) else as_api_error(error)
 
 
 def _busy() -> ApiError:

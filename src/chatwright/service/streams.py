@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from chatwright.service.api_error import ApiError
@@ -33,6 +34,8 @@ async def json_body(request: Request) -> bytes:
                 body += await anext(parts)
         except StopAsyncIteration:
             return bytes(body)
+        except ClientDisconnect:
+            raise ApiError(400, "The request broke off.") from None
         except TimeoutError:
             raise ApiError(408, f"The request did not come within {READING_SECONDS:g} seconds.") from None
         if len(body) > LARGEST_BODY:
@@ -55,7 +58,7 @@ class EventStream(StreamingResponse):
 
         try:
             await super().__call__(scope, receive, send_in_time)  # returns when the client is gone, too
-        except TimeoutError:
+        except (TimeoutError, ClientDisconnect):  # Starlette may take the first, an OSError, for the second
             log.info("a reader took nothing for %g seconds and was left", READING_SECONDS)
         finally:
             self.job.cancel()

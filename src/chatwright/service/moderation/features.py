@@ -23,7 +23,7 @@ def features(text: str) -> np.ndarray:
     """The columns of a text's n-grams, each once, sorted.
 
     >>> len(features("hello world"))
-    12
+    21
     """
     tokens = [token[:LONGEST_WORD] for token in _TOKEN.findall(_NO_WORDS.sub(" ", normal(text)))]
     grams = set(tokens)

@@ -12,9 +12,10 @@ from rich.progress import Progress
 from safetensors.numpy import save_file
 
 from chatwright.errors import UserError
-from chatwright.service.moderation.classifier import DESCRIPTION, WEIGHTS, Classifier
+from chatwright.service.moderation.classifier import DESCRIPTION, WEIGHTS, Classifier, windows
 from chatwright.service.moderation.features import FEATURES, features
 from chatwright.service.moderation.sources import LICENCES, Example, read_sources
+from chatwright.service.moderation.text import normal
 from chatwright.storage import file_digest, whole_folder, write_json
 
 LEAST = 40  # examples of a category to learn from, and ...
@@ -46,38 +47,44 @@ def train(data: Path, out: Path, precision: float = PRECISION, seed: int = 0) ->
 
     precision: what is wanted of a flag. Each threshold is the lowest with so much on the validation part.
     """
-    from scipy.sparse import csr_matrix
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # a second, and only here
 
     if out.exists():
         raise UserError(f"{out} exists already; name a new folder.")
     examples = read_sources(data)
     categories = _learnable(examples)
+    sources = np.array([example.source for example in examples])
+    split = np.array([example.split for example in examples])
     with Progress(transient=True) as progress:
         task = progress.add_task("reading", total=len(examples) + len(categories))
-        columns = []
-        for example in examples:
+        columns, parts, owners = [], [], []
+        for number, example in enumerate(examples):
             columns.append(features(example.text))
+            if example.split != "train":  # measured as they are judged later, by their worst part
+                own = [features(part) for part in windows(normal(example.text))]
+                parts += own
+                owners += [number] * len(own)
             progress.advance(task)
-        matrix = _matrix(columns, csr_matrix)
-        rows = {split: np.array([e.split == split for e in examples]) for split in ("train", "validation", "test")}
+        matrix, parts_matrix = _matrix(columns), _matrix(parts)
         weights, bias, thresholds, measures = [], [], {}, []
         for category in categories:
             progress.update(task, description=f"learning {category}")
-            labels = np.array([e.labels.get(category, False) for e in examples])
-            known = np.array([category in e.labels for e in examples])
-            learned = rows["train"] & known
+            labels = np.array([example.labels.get(category, False) for example in examples])
+            known = np.array([category in example.labels for example in examples])
+            learned = (split == "train") & known
             # liblinear runs on one thread, so the weights do not depend on the number of cores.
             model = LogisticRegression(solver="liblinear", C=STRENGTH, random_state=seed)
             model.fit(matrix[learned], labels[learned])
             weights.append(model.coef_[0].astype(np.float16))
             bias.append(np.float32(model.intercept_[0]))
-            scores = 1 / (1 + np.exp(-(matrix @ weights[-1].astype(np.float32) + bias[-1])))
-            chosen = rows["validation"] & known
+            logits = np.full(len(examples), -np.inf)
+            np.maximum.at(logits, owners, parts_matrix @ weights[-1].astype(np.float32) + bias[-1])
+            scores = 1 / (1 + np.exp(-logits))
+            chosen = (split == "validation") & known
             thresholds[category] = threshold_for(scores[chosen], labels[chosen], precision)
-            for source in sorted({e.source for e in examples}):
-                tested = rows["test"] & known & np.array([e.source == source for e in examples])
-                if labels[tested].sum() >= LEAST_TESTED and (~labels[tested]).sum() >= LEAST_TESTED:
+            for source in sorted(set(sources)):
+                tested = (split == "test") & known & (sources == source)
+                if min(labels[tested].sum(), (~labels[tested]).sum()) >= LEAST_TESTED:
                     measures.append(_measure(category, source, scores[tested], labels[tested], thresholds[category]))
             progress.advance(task)
     return _write(out, examples, thresholds, np.array(weights), np.array(bias), measures, precision, seed)
@@ -162,8 +169,10 @@ def _learnable(examples: Sequence[Example]) -> list[str]:
     return enough
 
 
-def _matrix(columns: Sequence[np.ndarray], csr_matrix: Any) -> Any:
-    """Rows of unit length, as the classifier computes them."""
+def _matrix(columns: Sequence[np.ndarray]) -> Any:
+    """Sparse rows of unit length, as the classifier computes them."""
+    from scipy.sparse import csr_matrix
+
     lengths = np.array([len(c) for c in columns])
     starts = np.concatenate([[0], np.cumsum(lengths)])
     values = np.repeat(1 / np.sqrt(np.maximum(lengths, 1)), lengths)

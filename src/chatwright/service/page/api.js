@@ -47,7 +47,7 @@ async function reach(path, options) {
   }
   if (response.ok) return response;
   const { error } = await response.json().catch(() => ({}));
-  if (response.status === 503) throw new Failure("busy", error?.message);
+  if (response.status === 429 || response.status === 503) throw new Failure("busy", error?.message);
   throw new Failure(error?.code === "context_length_exceeded" ? "tooLong" : "failed", error?.message);
 }
 
