@@ -26,6 +26,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
@@ -39,7 +40,7 @@ from chatwright.flow.manifest import hardware
 
 FIRST_LIMIT, NEXT_LIMIT = 1.0, 0.1  # seconds, of a good answer
 ANSWERED = (16, 64)  # tokens
-THINKING = 8.0  # seconds between an answer and the next question, on average
+THINKING = 20.0  # seconds between an answer and the next question, on average
 OVERHEAD_TARGET = 0.005  # seconds, median
 GROWTH_TARGET = 0.05  # of memory over the second half of the soak
 GOOD_SHARE = 0.9  # of the answers at the knee
@@ -154,8 +155,17 @@ class Person:
         account = {"name": f"visitor-{secrets.token_hex(6)}", "password": secrets.token_urlsafe(16)}
         await self._session("GET", "/api/session")
         status, _, _ = await self._connection.json("POST", "/api/signup", account)
-        assert status in (200, 201, 202), f"nobody can sign up here (status {status}); use a service that lets them"
+        assert status == 202, f"nobody can sign up here (status {status})"
         await self._session("POST", "/api/login", account)
+
+    async def lift_limits(self, account: dict[str, str]) -> None:
+        """As the admin: no rates, since all visitors come from one address; no titles, which are questions too."""
+        await self._session("GET", "/api/session")
+        await self._session("POST", "/api/login", account)
+        buckets = ("messages_account", "messages_source", "signup_source")
+        wanted = {"signup": True, "model_titles": False, "rates": dict.fromkeys(buckets, "")}
+        status, _, _ = await self._connection.json("PATCH", "/api/admin/settings", wanted)
+        assert status == 200, f"the admin cannot change the settings (status {status})"
 
     async def _session(self, method: str, path: str, body: Any = None) -> None:
         _, session, head = await self._connection.json(method, path, body)
@@ -205,7 +215,15 @@ async def _streamed(connection: Connection, method: str, path: str, body: Any, k
 class Service:
     """The service in a process of its own."""
 
-    def __init__(self, model: Path, precision: str | None, more: Sequence[str]) -> None:
+    def __init__(self, model: Path, precision: str | None, page: bool) -> None:
+        """With accounts, a database of its own and an admin."""
+        self._folder = tempfile.TemporaryDirectory()
+        self.admin = {"name": "operator", "password": secrets.token_urlsafe(16)}
+        more: list[str] = []
+        if page:
+            more = ["--database", f"sqlite:///{self._folder.name}/load.db"]
+            create = [sys.executable, "-m", "chatwright", "admin", "create", "operator", "--password-stdin", *more]
+            subprocess.run(create, input=self.admin["password"] + "\n", text=True, check=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         command = [sys.executable, "-m", "chatwright", "serve", str(model), "--port", str(self.port), *more]
@@ -232,9 +250,18 @@ class Service:
         lines = re.findall(r'chatwright:service_overhead_seconds_bucket{le="([^"]+)"} (\S+)', self._get("/metrics"))
         return {float(bound): float(count) for bound, count in lines}
 
+    def engine(self) -> tuple[float, float]:
+        """Seconds that the engine worked on answers so far, and how many they are."""
+        text = self._get("/metrics")
+        found = [
+            re.findall(rf"vllm:e2e_request_latency_seconds_{what}{{[^}}]*}} (\S+)", text) for what in ("sum", "count")
+        ]
+        return tuple(sum(map(float, values)) for values in found)  # type: ignore[return-value]
+
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
+        self._folder.cleanup()
 
 
 def median_between(before: dict[float, float], after: dict[float, float]) -> float | None:
@@ -289,7 +316,7 @@ async def converse(visitors: Sequence[Visitor], seconds: float) -> list[Answer]:
         await asyncio.sleep(draw.uniform(0, THINKING))
         while time.monotonic() < end:
             answers.append(await visitor.ask(question(draw), draw.randint(*ANSWERED)))
-            await asyncio.sleep(draw.expovariate(1 / THINKING))
+            await asyncio.sleep(min(draw.expovariate(1 / THINKING), max(0.0, end - time.monotonic())))
 
     await asyncio.gather(*(one(number, visitor) for number, visitor in enumerate(visitors)))
     return answers
@@ -378,6 +405,7 @@ async def visitors_of(service: Service, count: int, page: bool) -> list[Visitor]
     """So many visitors, signed in where they have accounts."""
     if not page:
         return [Program(service.port, service.model) for _ in range(count)]
+    await Person(service.port).lift_limits(service.admin)
     people = [Person(service.port) for _ in range(count)]
     for person in people:  # one by one: hashing passwords takes all of a core
         await person.sign_up()
@@ -409,11 +437,15 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
     )
 
     async def timed(name: str, work: Any) -> tuple[dict[str, Any], Any]:
-        before, began = service.overhead(), time.monotonic()
+        before, (seconds, count), began = service.overhead(), service.engine(), time.monotonic()
         got = await work
         answers = got[0] if isinstance(got, tuple) else got
         row = summary(answers, time.monotonic() - began)
         row["overhead_50"] = median_between(before, service.overhead())
+        seconds, count = (after - then for after, then in zip(service.engine(), (seconds, count), strict=True))
+        wholes = [answer.ended - answer.asked for answer in answers if answer.whole]
+        # What a client waits for beyond the engine, network and the client's own work included.
+        row["beyond_engine_mean"] = statistics.mean(wholes) - seconds / count if wholes and count else None
         row["memory"] = service.memory
         show(name, row)
         return row, got
@@ -475,11 +507,10 @@ def main() -> None:
         "--soak", type=int, default=0, help=f"questions; {DAY_QUESTIONS} are eight hours of 64 visitors"
     )
     parser.add_argument("--page", action="store_true", help="through the chat page's API, with accounts")
-    parser.add_argument("--serve", nargs="*", default=[], help="more options of `chatwright serve`, without dashes")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    service = Service(arguments.model, arguments.precision, [f"--{option}" for option in arguments.serve])
+    service = Service(arguments.model, arguments.precision, arguments.page)
     try:
         figures = asyncio.run(measure(service, arguments))
     finally:

@@ -44,10 +44,14 @@ class Limiter:
         self.configure(rates)
 
     def configure(self, rates: Mapping[str, str]) -> None:
-        """Take new rates; what was used so far counts on where a rate stays. UserError when one cannot be read."""
-        items = {}
+        """Take new rates for some buckets; what was used so far counts on where a rate stays as it is.
+
+        UserError when one cannot be read; none is changed then.
+        """
+        items = dict(self._items)
         for bucket, rate in rates.items():
             if not rate:
+                items.pop(bucket, None)
                 continue
             try:
                 items[bucket] = parse(rate)
