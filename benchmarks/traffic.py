@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from chatwright.inference.engine import Engine
-from chatwright.inference.request import Completion
+from chatwright.inference.request import Completion, Delta
 from chatwright.inference.sampling import Sampling
 from chatwright.inference.serving import ServedEngine
 from chatwright.model.folder import load_model
@@ -85,7 +85,7 @@ class Ours:
         came: list[float] = []
         sampling = Sampling(max_tokens=answer, min_tokens=answer, temperature=0.0, logprobs=None)
 
-        def listen(pieces: list[str], end: Completion | BaseException | None) -> None:
+        def listen(_: Delta, end: Completion | BaseException | None) -> None:
             if isinstance(end, BaseException):
                 done.set_exception(end)
             elif end is not None:

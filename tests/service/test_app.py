@@ -26,8 +26,9 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.folder import save_model
 from chatwright.model.presets import preset
 from chatwright.records import Message
-from chatwright.service.app import LARGEST_BODY, serve
+from chatwright.service.app import serve
 from chatwright.service.models import LoadedModel, load
+from chatwright.service.streams import LARGEST_BODY
 from chatwright.tokenizer.bpe import Tokenizer
 
 ModelOf = Callable[..., LoadedModel]
@@ -254,7 +255,20 @@ def test_a_random_model_answers_as_its_engine_does(tokenizer: Tokenizer, tmp_pat
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "text": ""}]}]}, "messages.0.content.0.type"),
         ({"messages": [*QUESTION, {"role": "assistant", "content": "Tokyo."}]}, "messages"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"100000": 1}}, "logit_bias"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "bad"}}}},
+            "response_format",
+        ),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"store": True}, "store"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"modalities": ["audio"]}, "modalities.0"),
+        ({"messages": [{"role": "user", "content": "x"}] * 3000}, "messages"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"logit_bias": {"x": 1}}, "logit_bias.x.[key]"),
@@ -395,7 +409,7 @@ def test_health_answers_while_the_model_speaks_and_a_full_line_says_when_to_come
         health = httpx.get(f"{url}/health", timeout=20).json()
         assert (health["status"], health["models"], health["requests"]) == ("ok", ["atlas"], 1)
         refused = httpx.post(f"{url}/v1/chat/completions", json=body)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
         assert int(refused.headers["retry-after"]) > 0
         assert not model.engine.finished.is_set()
 

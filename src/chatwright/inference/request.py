@@ -17,13 +17,34 @@ FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
 
 @dataclass(frozen=True)
+class Timing:
+    """When things happened, in seconds of `time.monotonic`. began: it was asked for. tokens: each token came. ended: no
+    more came.
+    """
+
+    began: float
+    tokens: list[float]
+    ended: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What an answer grew by. text: whole characters. tokens, logprobs, top_logprobs: as in `Completion`."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    top_logprobs: list[tuple[tuple[int, float], ...]]
+
+
+@dataclass(frozen=True)
 class Completion:
     """An answer.
 
     tokens: the end of turn included when it was reached. logprobs: the log-probability of each, top_logprobs: the
     likeliest at each place, as asked for. finish_reason: "stop" for an end of turn or a stop string, "length" at
     max_tokens or the context's end. text: without end of turn and stop string. cached: tokens of the prompt that were
-    in the cache. version: of the weights (see `Engine.refresh`).
+    in the cache. version: of the weights (see `Engine.refresh`). timing: None where nobody took the time.
     """
 
     tokens: list[int]
@@ -33,6 +54,7 @@ class Completion:
     top_logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     cached: int = 0
     version: int = 0
+    timing: Timing | None = field(default=None, compare=False)
 
 
 @dataclass(eq=False)
@@ -58,6 +80,8 @@ class Request:
     state: Tensor | None = None
     finish_reason: FinishReason | None = None
     began: float = field(default_factory=time.monotonic)
+    came: list[float] = field(default_factory=list)  # when each token of the answer was chosen
+    ended: float | None = None
 
     @property
     def generates(self) -> bool:
@@ -85,6 +109,7 @@ class Request:
     def take(self, choice: Choice) -> None:
         """Add a chosen token to the answer; sets ``finish_reason`` when it is the last."""
         self.answer.append(choice.token)
+        self.came.append(time.monotonic())
         self.sequence.tokens.append(choice.token)
         if choice.logprob is not None:
             self.logprobs.append(choice.logprob)
@@ -106,6 +131,7 @@ class Request:
     def finish(self, reason: FinishReason) -> None:
         """No more tokens come."""
         self.finish_reason = reason
+        self.ended = time.monotonic()
         if self.text is not None:
             self.text.end()
 
@@ -119,4 +145,14 @@ class Request:
             self.top_logprobs,
             self.sequence.cached,
             self.version,
+            Timing(self.began, self.came, time.monotonic() if self.ended is None else self.ended),
+        )
+
+    def since(self, tokens: int, pieces: int) -> Delta:
+        """What came after the first ``tokens`` tokens and ``pieces`` pieces of text."""
+        return Delta(
+            "" if self.text is None else "".join(self.text.pieces[pieces:]),
+            self.answer[tokens:],
+            self.logprobs[tokens:],
+            self.top_logprobs[tokens:],
         )

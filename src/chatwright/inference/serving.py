@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any
 
 from chatwright.inference.engine import Engine, Load
-from chatwright.inference.request import Completion, Request
+from chatwright.inference.request import Completion, Delta, Request
 from chatwright.inference.sampling import Sampling
 
-Listener = Callable[["list[str]", "Completion | BaseException | None"], None]
+Listener = Callable[["Delta", "Completion | BaseException | None"], None]
 
 
 class ServedEngine:
@@ -21,7 +22,8 @@ class ServedEngine:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._orders: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._listeners: dict[Request, tuple[Listener, int]] = {}  # and how many pieces they have heard
+        self._listeners: dict[Request, tuple[Listener, int, int]] = {}  # and how many tokens and pieces they have heard
+        self._observers: list[Callable[[Completion, int], None]] = []
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -30,16 +32,23 @@ class ServedEngine:
         """How busy the engine is; a moment old."""
         return self._engine.load
 
+    def watch(self, observer: Callable[[Completion, int], None]) -> None:
+        """Have every completion told, with its prompt's length; in the engine's thread, so it must return at once."""
+        self._observers.append(observer)
+
     def submit(self, prompt: list[int], sampling: Sampling, listener: Listener) -> Request:
         """Queue a prompt. What `Engine.submit` raises is raised here.
 
-        listener: called in the engine's thread, and must return at once, with new pieces of text, none empty, and None,
-        or at last the completion; with an exception, should the engine fail.
+        listener: called in the engine's thread, and must return at once, with what is new whenever there is new text,
+        and None, or at last the completion; with an exception, should the engine fail.
         """
+
+        asked = time.monotonic()
 
         def order() -> Request:
             request = self._engine.submit(prompt, sampling)
-            self._listeners[request] = listener, 0
+            request.began = asked  # waiting for the step under way is the engine's time
+            self._listeners[request] = listener, 0, 0
             return request
 
         return self._ask(order)
@@ -55,17 +64,32 @@ class ServedEngine:
 
         ``stopped`` is asked between pieces, and ten times a second while there are none.
         """
-        heard: queue.Queue[tuple[list[str], Completion | BaseException | None]] = queue.Queue()
-        request = self.submit(prompt, sampling, lambda pieces, end: heard.put((pieces, end)))
+        deltas = self.deltas(prompt, sampling, stopped)
+        try:
+            while True:
+                if text := next(deltas).text:
+                    yield text
+        except StopIteration as end:
+            return end.value
+        finally:
+            deltas.close()
+
+    def deltas(
+        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
+    ) -> Generator[Delta, None, Completion]:
+        """`stream`, with the tokens and log-probabilities behind each piece; the last may have no text."""
+        heard: queue.Queue[tuple[Delta, Completion | BaseException | None]] = queue.Queue()
+        request = self.submit(prompt, sampling, lambda delta, end: heard.put((delta, end)))
         try:
             while True:
                 if stopped():
                     self.cancel(request)
                 try:
-                    pieces, end = heard.get(timeout=0.1)
+                    delta, end = heard.get(timeout=0.1)
                 except queue.Empty:
                     continue
-                yield from pieces
+                if delta.text or delta.tokens:
+                    yield delta
                 if isinstance(end, BaseException):
                     raise end
                 if end is not None:
@@ -120,15 +144,17 @@ class ServedEngine:
 
     def _tell(self) -> None:
         """Give every listener what is new."""
-        for request, (listener, heard) in list(self._listeners.items()):
+        for request, (listener, tokens, pieces) in list(self._listeners.items()):
             assert request.text is not None
-            pieces = request.text.pieces[heard:]
             if request.finish_reason is not None:
                 del self._listeners[request]
-                listener(pieces, request.completion())
-            elif pieces:
-                self._listeners[request] = listener, heard + len(pieces)
-                listener(pieces, None)
+                completion = request.completion()
+                for observer in self._observers:
+                    observer(completion, request.sequence.prompt)
+                listener(request.since(tokens, pieces), completion)
+            elif len(request.text.pieces) > pieces:
+                self._listeners[request] = listener, len(request.answer), len(request.text.pieces)
+                listener(request.since(tokens, pieces), None)
 
     def _drop(self, request: Request) -> None:
         self._engine.cancel(request)
@@ -137,6 +163,6 @@ class ServedEngine:
     def _fail(self, error: BaseException) -> None:
         """The engine failed: all who wait are told, and it goes on with the next."""
         waiting, self._listeners = self._listeners, {}
-        for request, (listener, _) in waiting.items():
+        for request, (listener, *_) in waiting.items():
             self._engine.cancel(request)
-            listener([], error)
+            listener(Delta("", [], [], []), error)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
-from chatwright.inference.request import Completion
+from chatwright.inference.request import Completion, Delta
 from chatwright.inference.sampling import Sampling
 from chatwright.inference.serving import ServedEngine
 from chatwright.inference.weights import precision_named
@@ -28,6 +28,11 @@ class Streams(Protocol):
         self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
     ) -> Generator[str, None, Completion]:
         """Yield the answer's text in valid UTF-8 pieces until the end of the turn, or until `stopped()`."""
+
+    def deltas(
+        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
+    ) -> Generator[Delta, None, Completion]:
+        """`stream`, with the tokens behind each piece."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""OpenAI's chat-completions protocol as far as one text model can honour it: requests, answers, errors.
+"""Requests of OpenAI's API as far as a text model can honour them: chat, completions and moderations.
 
 What would change an answer and cannot be done is refused; what changes nothing here is accepted and ignored.
 """
@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from chatwright.inference.sampling import Sampling
+from chatwright.inference.sampling import MOST_LOGPROBS, Sampling
 from chatwright.records import Message
-from chatwright.service.answers import End
-from chatwright.service.models import LoadedModel
+from chatwright.service.api_error import ApiError
 
+MOST_MESSAGES = 2048  # of a conversation
+MOST_CHOICES = 8  # answers to one prompt
+MOST_PROMPTS = 16  # of one request for completions
+MOST_INPUTS = 64  # texts that are moderated together
+MOST_STOPS = 4  # OpenAI's limit
+LARGEST_SCHEMA = 1 << 16  # bytes of JSON; compiling it takes the engine's time
+COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
 
-class ApiError(Exception):
-    """A refusal in OpenAI's shape."""
-
-    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
-        """`code` and `param` say to a program what `message` says to a person."""
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.param = param
-
-    def body(self) -> dict[str, Any]:
-        """What is sent."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+RequestT = TypeVar("RequestT", bound=BaseModel)
 
 
 def _nothing(value: Any) -> Any:
@@ -51,7 +43,19 @@ def _as_parts(value: Any) -> Any:
 
 
 Unsupported = Annotated[Any, AfterValidator(_nothing)]
+Unused = Literal["none", "auto"] | None  # how a client says that it wants no tool, or that there may be none
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
+UNIONS = {  # what a field with several shapes takes: pydantic would name one of them
+    "prompt": "it must be a text, a list of token ids, or a list of at most 16 of either",
+    "input": "it must be a text, or a list of at most 64 texts or parts of text",
+}
+
+
+Stops = Annotated[
+    list[StopString] | None,
+    Field(max_length=MOST_STOPS),
+    BeforeValidator(_as_list, json_schema_input_type=StopString | list[StopString] | None),
+]
 
 
 class _Strict(BaseModel):
@@ -69,7 +73,7 @@ class RequestMessage(_Strict):
     """A message as clients send it."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[list[TextPart], BeforeValidator(_as_parts)]
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextPart])]
     name: str | None = None
     refusal: Unsupported = None
     tool_calls: Unsupported = None
@@ -87,7 +91,7 @@ class StreamOptions(_Strict):
     """Options of a streamed answer."""
 
     include_usage: bool = False
-    include_obfuscation: bool = False
+    include_obfuscation: Unsupported = None
 
 
 class JsonSchema(_Strict):
@@ -97,6 +101,12 @@ class JsonSchema(_Strict):
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
     description: str | None = None
     strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _is_small(self) -> JsonSchema:
+        if len(json.dumps(self.schema_)) > LARGEST_SCHEMA:
+            raise ValueError(f"the schema is larger than {LARGEST_SCHEMA} bytes")
+        return self
 
 
 class ResponseFormat(_Strict):
@@ -119,11 +129,10 @@ class ResponseFormat(_Strict):
         return self.json_schema.schema_ if self.json_schema else {}
 
 
-class ChatRequest(_Strict):
-    """The body of `POST /v1/chat/completions`."""
+class Generation(_Strict):
+    """What chats and completions have in common."""
 
     model: str
-    messages: list[RequestMessage] = Field(min_length=1)
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0)  # this and the next two: not OpenAI's, but sent by many clients
@@ -133,53 +142,52 @@ class ChatRequest(_Strict):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: dict[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
     max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    n: int | None = Field(default=None, ge=1, le=8)
-    stop: Annotated[list[StopString] | None, Field(max_length=4), BeforeValidator(_as_list)] = None
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    stop: Stops = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    user: str | None = None
 
-    logprobs: Unsupported = None
-    top_logprobs: Unsupported = None
-    tools: Unsupported = None
-    functions: Unsupported = None
-    audio: Unsupported = None
-    web_search_options: Unsupported = None
-    response_format: ResponseFormat | None = None
-    modalities: list[Literal["text"]] | None = None
-
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
-    prediction: Any = None
-    reasoning_effort: Any = None
-    verbosity: Any = None
-    tool_choice: Any = None
-    function_call: Any = None
-    parallel_tool_calls: Any = None
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Generation:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed when stream is true")
+        return self
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted."""
+        """How many answers to a prompt are wanted."""
         return self.n or 1
-
-    @property
-    def answer_tokens(self) -> int | None:
-        """The most tokens of each answer, if the client set it."""
-        return self.max_completion_tokens or self.max_tokens
 
     @property
     def wants_usage(self) -> bool:
         """Whether a stream is to end with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def samplings(self, context: int) -> list[Sampling]:
-        """How to sample each choice: the first with the request's seed, each other with the next."""
+    @property
+    def answer_tokens(self) -> int | None:
+        """The most tokens of each answer, if the client set it."""
+        return self.max_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell at each place; 0 for the chosen one alone, None for nothing."""
+        return None
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer follows, {} for any object."""
+        return None
+
+    def samplings(self, context: int, vocabulary: int, prompts: int = 1) -> list[Sampling]:
+        """How to sample each choice of each prompt: the first with the request's seed, each other with the next.
+
+        ApiError when a bias is of a token that the model does not have.
+        """
+        if unknown := [token for token in self.logit_bias or {} if not 0 <= token < vocabulary]:
+            message = f"Invalid value for 'logit_bias': token {unknown[0]} is none of the model's {vocabulary}."
+            raise ApiError(400, message, code="invalid_value", param="logit_bias")
         seed = secrets.randbits(48) if self.seed is None else self.seed
         return [
             Sampling(
@@ -194,82 +202,143 @@ class ChatRequest(_Strict):
                 frequency_penalty=self.frequency_penalty or 0.0,
                 logit_bias=self.logit_bias or {},
                 stop=tuple(self.stop or ()),
-                schema=None if self.response_format is None else self.response_format.schema_wanted,
-                logprobs=None,
+                schema=self.schema_wanted,
+                logprobs=self.likeliest,
             )
-            for index in range(self.choices)
+            for index in range(self.choices * prompts)
         ]
 
 
-def parse_request(body: bytes) -> ChatRequest:
+class ChatRequest(Generation):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: list[RequestMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+
+    tools: Unsupported = None
+    functions: Unsupported = None
+    audio: Unsupported = None
+    web_search_options: Unsupported = None
+    prediction: Unsupported = None
+    store: Unsupported = None
+    tool_choice: Unused = None
+    function_call: Unused = None
+    reasoning_effort: Literal["none"] | None = None
+    verbosity: Literal["medium"] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _top_logprobs_of_logprobs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed when logprobs is true")
+        return self
+
+    @property
+    def answer_tokens(self) -> int | None:
+        """The most tokens of each answer, if the client set it."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell at each place; 0 for the chosen one alone, None for nothing."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def schema_wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that the answer follows, {} for any object."""
+        return None if self.response_format is None else self.response_format.schema_wanted
+
+
+TokenIds = Annotated[list[int], Field(min_length=1)]
+
+
+class CompletionRequest(Generation):
+    """The body of `POST /v1/completions`. prompt: a text, ids, or several of either."""
+
+    prompt: (
+        str
+        | TokenIds
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+    )
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
+    best_of: int | None = None
+    echo: Unsupported = None
+    suffix: Unsupported = None
+
+    @model_validator(mode="after")
+    def _best_of_all(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.choices:
+            raise ValueError("best_of other than n is not supported by this server")
+        return self
+
+    @property
+    def prompts(self) -> Sequence[str | list[int]]:
+        """Each prompt, a text or ids."""
+        if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return self.prompt  # type: ignore[return-value]
+
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens of each answer."""
+        return self.max_tokens or COMPLETION_TOKENS
+
+    @property
+    def likeliest(self) -> int | None:
+        """How many of the likeliest tokens to tell at each place; 0 for the chosen one alone, None for nothing."""
+        return self.logprobs
+
+
+class ModerationRequest(_Strict):
+    """The body of `POST /v1/moderations`. input: a text, several, or parts of one as in a message."""
+
+    input: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_INPUTS)]
+    )
+    model: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """Each text to be judged."""
+        if isinstance(self.input, str):
+            return [self.input]
+        if isinstance(self.input[0], TextPart):
+            return ["\n".join(part.text for part in self.input if isinstance(part, TextPart))]
+        return [text for text in self.input if isinstance(text, str)]
+
+
+def parse(body: bytes, kind: type[RequestT]) -> RequestT:
     """The request in a body. ApiError 400 names the parameter that is wrong and why."""
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"]) or None
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["loc"] and (field := str(problem["loc"][0])) in UNIONS and problem["type"] != "missing":
+            place, reason = field, UNIONS[field]
         if problem["type"] == "json_invalid":
             raise ApiError(400, f"The body of the request is not valid JSON: {problem['ctx']['error']}.") from None
         if problem["type"] == "extra_forbidden":
             message, code = f"Unrecognized request argument supplied: {place}.", "unknown_parameter"
         elif problem["type"] == "missing":
             message, code = f"Missing required parameter: '{place}'.", "missing_required_parameter"
+        elif place is None:
+            message, code = f"Invalid request: {reason}.", "invalid_value"
+            place = reason.split()[0] if reason.split()[0] in kind.model_fields else None
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
             message, code = f"Invalid value for '{place}': {reason}.", "invalid_value"
         raise ApiError(400, message, code=code, param=place) from None
-
-
-class Reply:
-    """Builds the objects that answer one request: all carry the same id, time and model."""
-
-    def __init__(self, model: LoadedModel, prompt_tokens: int) -> None:
-        """A reply by `model` to a prompt of `prompt_tokens`."""
-        self._prompt_tokens = prompt_tokens
-        self._common = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": model.name,
-            "system_fingerprint": model.fingerprint,
-        }
-
-    def completion(self, texts: Sequence[str], ends: Sequence[End]) -> dict[str, Any]:
-        """The whole answer, not streamed."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": text, "refusal": None},
-                "logprobs": None,
-                "finish_reason": end.reason,
-            }
-            for index, (text, end) in enumerate(zip(texts, ends, strict=True))
-        ]
-        return {**self._common, "object": "chat.completion", "choices": choices, "usage": self.usage(ends)}
-
-    def chunk(self, index: int, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-        """A piece of a streamed choice."""
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return {**self._common, "object": "chat.completion.chunk", "choices": [choice]}
-
-    def usage_chunk(self, ends: Sequence[End]) -> dict[str, Any]:
-        """The last chunk of a stream whose client asked for its usage."""
-        return {**self._common, "object": "chat.completion.chunk", "choices": [], "usage": self.usage(ends)}
-
-    def usage(self, ends: Sequence[End]) -> dict[str, int]:
-        """Tokens read and written; the prompt counts once, whatever the number of choices."""
-        written = sum(end.tokens for end in ends)
-        return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": written,
-            "total_tokens": self._prompt_tokens + written,
-        }
-
-
-def server_sent(event: dict[str, Any] | str) -> str:
-    """An event of a stream: `data: ...` and a blank line."""
-    return f"data: {event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)}\n\n"
-
-
-def model_card(model: LoadedModel) -> dict[str, Any]:
-    """A model in the list of models."""
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "chatwright"}

@@ -152,6 +152,10 @@ class Tokenizer:
         """The bytes that `ids` stand for; special tokens stand for none."""
         return self._table.join(ids)
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for inside of a text; at its beginning a space may be left out."""
+        return self._table.pieces[token]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text that `ids` stand for, without special tokens; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
