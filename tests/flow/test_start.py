@@ -12,6 +12,8 @@ from chatwright.flow import graph, run
 from chatwright.flow.lineage import back
 from chatwright.flow.manifest import read_manifest
 from chatwright.flow.recipe import read_recipe
+from chatwright.flow.workload import workloads
+from chatwright.model.config import parameter_count
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
 from chatwright.model.presets import preset
@@ -94,6 +96,15 @@ def test_a_tokenizer_is_taken_alone(model: Path, tmp_path: Path) -> None:
     run.run_recipe(read_recipe(path), tmp_path / "out")
     assert Tokenizer.load(tmp_path / "out" / "tokenizer").hash == Tokenizer.load(model).hash
     assert not (tmp_path / "out" / "tokenizer" / "model.safetensors").exists()
+
+
+def test_the_plan_knows_the_model_and_the_size_of_the_data(model: Path, tmp_path: Path) -> None:
+    work = workloads(read_recipe(write(tmp_path, RECIPE)))["reward"]
+    assert work.parameters == parameter_count(load_model(model)[0].config)
+    size = (tmp_path / "pairs.jsonl").stat().st_size
+    assert size / 20 < work.tokens < size
+    fewer = workloads(read_recipe(tmp_path / "r.toml", ["reward.prompts=1"]))["reward"]
+    assert fewer.tokens < work.tokens
 
 
 @pytest.mark.parametrize(
