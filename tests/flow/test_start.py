@@ -123,7 +123,7 @@ def test_a_mistake_is_one_sentence(model: Path, tmp_path: Path, text: str, said:
 
 
 def test_choose_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
-    text = 'name = "x"\n[corpus.sources.pairs]\npath = "pairs.jsonl"\n'
+    text = 'name = "x"\n[corpus.sources.pairs]\npath = "pairs.jsonl"\n[pretrain]\nmodel = {}\nsteps = 1\n'
     assert "choose" not in read_recipe(write(tmp_path, text)).names
     asked = text + '[choose]\namong = "sft@b"\n[sft.variants.b]\nkeep_epochs = 1'
     assert graph.parts(read_recipe(write(tmp_path, asked)))["choose"]["sft"] == "sft@b"
