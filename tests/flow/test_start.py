@@ -12,6 +12,8 @@ from chatwright.flow import graph, run
 from chatwright.flow.lineage import back
 from chatwright.flow.manifest import read_manifest
 from chatwright.flow.recipe import read_recipe
+from chatwright.flow.workload import workloads
+from chatwright.model.config import parameter_count
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
 from chatwright.model.presets import preset
@@ -96,6 +98,15 @@ def test_a_tokenizer_is_taken_alone(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "tokenizer" / "model.safetensors").exists()
 
 
+def test_the_plan_knows_the_model_and_the_size_of_the_data(model: Path, tmp_path: Path) -> None:
+    work = workloads(read_recipe(write(tmp_path, RECIPE)))["reward"]
+    assert work.parameters == parameter_count(load_model(model)[0].config)
+    size = (tmp_path / "pairs.jsonl").stat().st_size
+    assert size / 20 < work.tokens < size
+    fewer = workloads(read_recipe(tmp_path / "r.toml", ["reward.prompts=1"]))["reward"]
+    assert fewer.tokens < work.tokens
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -112,7 +123,7 @@ def test_a_mistake_is_one_sentence(model: Path, tmp_path: Path, text: str, said:
 
 
 def test_choose_is_there_when_it_is_asked_for(tmp_path: Path) -> None:
-    text = 'name = "x"\n[corpus.sources.pairs]\npath = "pairs.jsonl"\n'
+    text = 'name = "x"\n[corpus.sources.pairs]\npath = "pairs.jsonl"\n[pretrain]\nmodel = {}\nsteps = 1\n'
     assert "choose" not in read_recipe(write(tmp_path, text)).names
     asked = text + '[choose]\namong = "sft@b"\n[sft.variants.b]\nkeep_epochs = 1'
     assert graph.parts(read_recipe(write(tmp_path, asked)))["choose"]["sft"] == "sft@b"

@@ -83,8 +83,7 @@ def row_scores(model: ScoredDecoder, rows: Sequence[Row], pad: int, passes: int 
     model together, so that little of what is computed is padding; in at least ``passes`` passes, of which those that
     are too many count for nothing.
     """
-    if any(map(model.decoder.config.is_sparse, range(model.decoder.config.layers))):
-        rows = [[ids] for row in rows for ids in row]  # strides count places in a row, so there nothing can be shared
+    rows = laid_out(model, rows)
     device = model.bias.device
     order = sorted(range(len(rows)), key=lambda i: row_length(rows[i]))
     starts = [*range(0, len(order), ROWS)]
@@ -99,6 +98,13 @@ def row_scores(model: ScoredDecoder, rows: Sequence[Row], pad: int, passes: int 
     places = [0, *torch.tensor([len(row) for row in rows]).cumsum(0).tolist()]
     came = torch.tensor([place for i in order for place in range(places[i], places[i + 1])])
     return torch.cat(scores)[came.argsort().to(device)] + nothing
+
+
+def laid_out(model: ScoredDecoder, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that go through the model: of one with sparse attention, whose strides count places, singles."""
+    if any(map(model.decoder.config.is_sparse, range(model.decoder.config.layers))):
+        return [[ids] for row in rows for ids in row]
+    return rows
 
 
 def _pass(model: ScoredDecoder, rows: Sequence[Row], pad: int) -> Tensor:
@@ -168,7 +174,8 @@ def ranking_parts(
         at_once = [groups[number] if number < len(groups) else groups[0] for groups in shares]
         group = at_once[layout.rank]
         counts = 1.0 if own and number < len(shares[layout.rank]) else 0.0
-        passes = max(math.ceil(len(groups) / ROWS) for groups in at_once)
+        rows = [laid_out(model, [item.answers for item in items]) for items in at_once]
+        passes = max(math.ceil(len(ones) / ROWS) for ones in rows)
         ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in _ranks(group))
         with autocast(precision, model.bias.device):
             scores_N = row_scores(model, [item.answers for item in group], pad, passes)
