@@ -140,7 +140,7 @@ def our_reward(model, layout, precision) -> Turn:  # type: ignore[no-untyped-def
     from chatwright.model.heads import ScoredDecoder
     from chatwright.training.loop import Trained
     from chatwright.training.optim import OptimConfig, build_optimizers
-    from chatwright.training.reward import Ranking, ranking_parts
+    from chatwright.training.rankings import Ranking, ranking_parts
 
     pairs = SHAPE["pairs"]
     generator = torch.Generator().manual_seed(0)

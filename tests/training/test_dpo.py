@@ -15,6 +15,7 @@ from chatwright.model.presets import preset
 from chatwright.records import Comparison, Message
 from chatwright.stage import read_metrics
 from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.tokenizer.chat import render
 from chatwright.training import dpo
 from chatwright.training.dpo import STAGE, Choices, DpoConfig, answer_logprobs, choices, dpo_loss, preference_parts
 from chatwright.training.loop import accumulate
@@ -92,24 +93,27 @@ def test_the_first_loss_is_log_2_and_its_gradient_favours_the_better_answer() ->
 
 
 def test_an_answers_logprob_is_that_of_its_own_tokens_alone(model: Decoder, tokenizer: Tokenizer) -> None:
-    item = Choices([[5, 6, 7], [5, 6, 7]], [[20, 21], [22, 23, 24]], [0, 1])
-    other = Choices([[8] * 9], [[30] * 6], [0])
+    item = Choices([5, 6, 7], [[20, 21], [22, 23, 24]], [0, 1])
+    other = Choices([8] * 9, [[30] * 6], [0])
     found = answer_logprobs(model, [item, other], tokenizer, "float32")
     for k in range(2):
-        ids = item.prompts[k] + item.answers[k]
+        ids = item.prompt + item.answers[k]
         logprobs_TV = model(torch.tensor([ids]))[0, :, : tokenizer.vocab_size].log_softmax(-1)
         expected = sum(logprobs_TV[t - 1, ids[t]].item() for t in range(3, len(ids)))
         assert found[k].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_long_comparisons_are_cut_at_the_start_of_the_prompt(tokenizer: Tokenizer) -> None:
-    prompt = [Message(role="user", content="The color of grass is green. " * 9)]
-    comparison = Comparison(id="x", prompt=prompt, answers=["It is.", "No " * 60], tiers=[[0], [1]], labeler="rule")
+def test_long_prompts_lose_whole_exchanges_and_what_does_not_fit_is_left_out(tokenizer: Tokenizer) -> None:
+    asked = Message(role="user", content="What is the color of snow?")
+    said = Message(role="assistant", content="The color of snow is white. " * 9)
+    comparison = Comparison(
+        id="x", prompt=[asked, said, asked], answers=["It is.", "No."], tiers=[[0], [1]], labeler="rule"
+    )
     item = choices(tokenizer, comparison, context=48)
-    for p, a in zip(item.prompts, item.answers, strict=True):
-        assert len(p) >= 1
-        assert len(p) + len(a) == 48
-    assert item.answers[0][-1] == tokenizer.end_of_turn
+    assert item is not None
+    assert item.prompt == render(tokenizer, [asked], generation_prompt=True)
+    assert [answer[-1] for answer in item.answers] == [tokenizer.end_of_turn] * 2
+    assert choices(tokenizer, comparison, context=8) is None
 
 
 def test_parts_add_up_to_the_gradient_of_the_whole(model: Decoder, tokenizer: Tokenizer, alone: Layout) -> None:
@@ -118,7 +122,7 @@ def test_parts_add_up_to_the_gradient_of_the_whole(model: Decoder, tokenizer: To
     def ids(count: int) -> list[int]:
         return torch.randint(5, 200, (count,), generator=generator).tolist()
 
-    items = [Choices([ids(4)] * k, [ids(2 + i) for i in range(k)], list(range(k))) for k in (2, 4, 3)]
+    items = [Choices(ids(4), [ids(2 + i) for i in range(k)], list(range(k))) for k in (2, 4, 3)]
     references = [torch.zeros(len(item.ranks)) for item in items]
     gradients = []
     for micro_batch in (64, 4, 1):

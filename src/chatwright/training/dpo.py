@@ -18,7 +18,7 @@ from torch import Tensor
 from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
-from chatwright.records import Comparison, Message
+from chatwright.records import Comparison
 from chatwright.stage import Headline, Inputs, Stage, say
 from chatwright.storage import file_digest
 from chatwright.tokenizer.bpe import Tokenizer
@@ -33,10 +33,10 @@ from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
 from chatwright.training.parallel import Layout
 from chatwright.training.ppo.rollout import collate, in_groups, response_logprobs
-from chatwright.training.reward import pair_accuracy, preferences, read_comparisons
+from chatwright.training.rankings import fitted, preferences
+from chatwright.training.reward import pair_accuracy, read_comparisons
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
-from chatwright.training.sft import example
 
 ROWS = 16  # answers side by side in one forward pass, alike in length
 
@@ -89,24 +89,27 @@ def dpo_loss(
 
 @dataclass(frozen=True)
 class Choices:
-    """A comparison as ids: K prompts, which differ where long answers cut them, K answers, and these answers' ranks."""
+    """A comparison as ids: the prompt that asks for an answer, the answers, and these answers' ranks, 0 the best."""
 
-    prompts: list[list[int]]
+    prompt: list[int]
     answers: list[list[int]]
     ranks: list[int]
 
+    @property
+    def tokens(self) -> int:
+        """How many go through the model."""
+        return sum(len(self.prompt) + len(answer) for answer in self.answers)
 
-def choices(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Choices:
-    """A comparison as ids. What exceeds the context is cut at the start of the prompt; answers are cut at their end."""
-    prompt = render(tokenizer, comparison.prompt, generation_prompt=True)
-    prompts, answers = [], []
-    for answer in comparison.answers:
-        ids = example(tokenizer, [*comparison.prompt, Message(role="assistant", content=answer)]).ids
-        assert ids[: len(prompt)] == prompt, "the chat template writes a prompt differently before its answer"
-        own = ids[len(prompt) :][: context - 1]
-        answers.append(own)
-        prompts.append(prompt[-(context - len(own)) :])
-    return Choices(prompts, answers, [-int(value) for value in preferences(comparison)])
+
+def choices(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Choices | None:
+    """A comparison as ids; None where it does not fit into the context (see `fitted`)."""
+    found = fitted(tokenizer, comparison, context)
+    if found is None:
+        return None
+    messages, texts = found
+    prompt = render(tokenizer, messages, generation_prompt=True)
+    assert all(ids[: len(prompt)] == prompt for ids in texts), "the template writes a prompt as if no answer came"
+    return Choices(prompt, [ids[len(prompt) :] for ids in texts], [-int(value) for value in preferences(comparison)])
 
 
 def answer_logprobs(model: Decoder, group: Sequence[Choices], tokenizer: Tokenizer, precision: Precision) -> Tensor:
@@ -116,7 +119,8 @@ def answer_logprobs(model: Decoder, group: Sequence[Choices], tokenizer: Tokeniz
     def measure(tokens_BT: Tensor, valid_BT: Tensor, response_BT: Tensor) -> Tensor:
         return response_logprobs(model, tokens_BT, valid_BT, response_BT, 1.0, tokenizer.vocab_size)[0]
 
-    prompts, answers = [p for item in group for p in item.prompts], [a for item in group for a in item.answers]
+    prompts = [item.prompt for item in group for _ in item.answers]
+    answers = [answer for item in group for answer in item.answers]
     with autocast(precision, device):
         return in_groups(measure, *collate(prompts, answers, tokenizer.pad, device), ROWS).sum(1)
 
@@ -127,10 +131,10 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     model, tokenizer = load_model(inputs["sft"])
     model.to(layout.device).eval()  # no dropout: the reference had none
     path = inputs["compare"] / "comparisons.jsonl"
-    comparisons = read_comparisons(path)
-    heldout = read_comparisons(inputs["compare"] / "comparisons_heldout.jsonl")
-    context = model.config.context
-    items, heldout_items = ([choices(tokenizer, c, context) for c in group] for group in (comparisons, heldout))
+    comparisons, items = read_choices(path, tokenizer, model.config.context)
+    heldout, heldout_items = read_choices(
+        inputs["compare"] / "comparisons_heldout.jsonl", tokenizer, model.config.context
+    )
     labels = [preferences(comparison) for comparison in heldout]
     # The reference is the model before its first step: its log-probabilities are computed once, and no copy is kept.
     references, heldout_references = (_each(model, group, tokenizer, config) for group in (items, heldout_items))
@@ -183,6 +187,17 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     }
 
 
+def read_choices(path: Path, tokenizer: Tokenizer, context: int) -> tuple[list[Comparison], list[Choices]]:
+    """The comparisons of a file that fit into the context, also as ids. UserError when none does."""
+    found = [(item, choices(tokenizer, item, context)) for item in read_comparisons(path)]
+    fitting = [(item, ids) for item, ids in found if ids is not None]
+    if not fitting:
+        raise UserError(f"No comparison of {path} fits into the model's context of {context} tokens.")
+    if len(fitting) < len(found):
+        say(f"  dpo: {len(found) - len(fitting):,} of the comparisons in {path.name} are too long and left out")
+    return [item for item, _ in fitting], [ids for _, ids in fitting]
+
+
 def preference_parts(
     model: Decoder,
     items: Sequence[Choices],
@@ -209,8 +224,7 @@ def preference_parts(
             "accuracy": ((margins_BKK > 0) & better_BKK).sum() / max(1, pairs),
             "margin": margins_BKK[better_BKK].sum() / max(1, pairs),
         }
-        tokens = sum(len(p) + len(a) for item in chosen for p, a in zip(item.prompts, item.answers, strict=True))
-        yield Part(loss * (len(group) / len(items)), tokens, metrics)
+        yield Part(loss * (len(group) / len(items)), sum(item.tokens for item in chosen), metrics)
 
 
 @torch.no_grad()

@@ -35,9 +35,17 @@ class Ranking:
 
 
 def ranking(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Ranking | None:
-    """A comparison as ids, each answer to the end of its turn; None when it has more than ``context`` of them.
+    """A comparison as ids, each answer to the end of its turn; None when it has more than ``context`` of them."""
+    found = fitted(tokenizer, comparison, context)
+    return None if found is None else Ranking(found[1], [-int(value) for value in preferences(comparison)])
 
-    Where it has more, the prompt's first exchanges are left out, as many as it takes: a turn is there whole or not at
+
+def fitted(
+    tokenizer: Tokenizer, comparison: Comparison, context: int
+) -> tuple[Sequence[Message], list[list[int]]] | None:
+    """A comparison's prompt, and the ids of it with each answer; None when they do not fit into ``context``.
+
+    Where they do not, the prompt's first exchanges are left out, as many as it takes: a turn is there whole or not at
     all, and so are the template's tokens.
     """
     prompt: Sequence[Message] = comparison.prompt
@@ -45,7 +53,7 @@ def ranking(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Ranki
         talks = [[*prompt, Message(role="assistant", content=answer)] for answer in comparison.answers]
         answers = [example(tokenizer, talk).ids for talk in talks]
         if max(map(len, answers)) <= context:
-            return Ranking(answers, [-int(value) for value in preferences(comparison)])
+            return prompt, answers
         system = [message for message in prompt if message.role == "system"]
         turns = prompt[len(system) :]
         if len(turns) == 1:
