@@ -33,7 +33,7 @@ export function QuestionBar({ message, siblings, last, busy, acts }: Given) {
   }
   return (
     <>
-      <div className="text" dir="auto">
+      <div className="said" dir="auto">
         {message.content}
       </div>
       <div className="actions">

@@ -51,7 +51,7 @@ export function SharedPage({ token }: { token: string }) {
                   aria-label={message.role === "user" ? words.you : words.assistant}
                 >
                   {message.role === "user" ? (
-                    <div className="text" dir="auto">
+                    <div className="said" dir="auto">
                       {message.content}
                     </div>
                   ) : (

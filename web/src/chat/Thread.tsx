@@ -40,7 +40,7 @@ export function Thread({ conversation, pending = null, busy = false, marked, act
       {pending && (
         <>
           <article className="message own" aria-label={words.you}>
-            <div className="text" dir="auto">
+            <div className="said" dir="auto">
               {pending.content}
             </div>
           </article>

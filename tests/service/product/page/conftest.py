@@ -17,7 +17,7 @@ from tests.service.product.browser import Browser, Service
 from tests.service.product.conftest import new_database
 
 CHROMIUM = Path("/usr/bin/chromium")
-PATIENCE = 30_000  # milliseconds: a busy machine is not a broken page
+PATIENCE = 12_000  # milliseconds: a busy machine is not a broken page
 CONTEXT = 4096
 expect.set_options(timeout=PATIENCE)
 
@@ -112,11 +112,11 @@ def ask(page: Page, text: str, box: str = "Your message") -> None:
 
 
 def answers(page: Page, name: str = "Assistant") -> Any:
-    return page.get_by_role("article", name=name, exact=True).locator(".text")
+    return page.get_by_role("article", name=name, exact=True).locator(".said")
 
 
 def questions(page: Page, name: str = "You") -> Any:
-    return page.get_by_role("article", name=name, exact=True).locator(".text")
+    return page.get_by_role("article", name=name, exact=True).locator(".said")
 
 
 def finished(page: Page) -> None:

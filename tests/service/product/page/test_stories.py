@@ -233,7 +233,7 @@ def test_two_answers_are_compared_and_the_choice_can_be_changed(product, saying:
     page.get_by_role("button", name="Compare two answers").click()
     ask(page, "Which?")
     expect(page.get_by_text("Which do you prefer?")).to_be_visible()
-    second = page.get_by_role("article", name="Answer B").locator(".text").inner_text()
+    second = page.get_by_role("article", name="Answer B").locator(".said").inner_text()
     page.get_by_role("button", name="B is better").click()
     expect(page.get_by_text("Your choice: Answer B")).to_be_visible()
     expect(answers(page)).to_have_text(second)
