@@ -41,6 +41,8 @@ router = APIRouter(prefix="/api")
 
 SEND_SECONDS = 30.0  # a reader that takes nothing for so long is let go
 MOST_TAGS = 10
+# Ends of lines to some readers though not to browsers: JSON can say them otherwise.
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 log = logging.getLogger("chatwright.service")
 
@@ -325,7 +327,8 @@ def _counted(parts: Context, person: Person) -> Iterator[None]:
 
 
 def _event(number: int, kind: str, data: dict[str, Any]) -> str:
-    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+    line = json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
+    return f"id: {number}\nevent: {kind}\ndata: {line}\n\n"
 
 
 # --- ratings and choices ---
