@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -221,13 +221,11 @@ def _check_room(parts: Context, source: str, person: Person) -> None:
     parts.answers.check_room(person.id)
     parts.within("messages_source", source)
     parts.within("messages_account", person.id)
+    parts.within("tokens_account", person.id, 0)
 
 
 async def _started(parts: Context, person: Person, conversation_id: str, turn: Turn) -> dict[str, Any]:
     """Begin what a turn has to make, and show the turn."""
-    for task in turn.tasks:
-        with suppress(Refusal):  # over the limit is refused at the next question
-            parts.within("tokens_account", person.id, len(task.prompt))
     parts.answers.start(turn.tasks)
     return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
