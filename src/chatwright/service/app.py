@@ -30,7 +30,7 @@ from chatwright.service.moderation import Moderator
 from chatwright.service.openai_routes import Api
 from chatwright.service.pages import PageFiles
 from chatwright.service.product import Neighbours, Product, as_refusal
-from chatwright.service.security import SecurityHeaders
+from chatwright.service.security import SecurityHeaders, host_of
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
@@ -110,7 +110,10 @@ def serve(
 
     On another host than loopback, any Host header is answered.
     """
-    hosts = LOOPBACK if host in LOOPBACK else ("*",)
+    hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]
+    public = neighbours.public if neighbours is not None else None
+    if public is not None:
+        hosts.append(host_of(public))
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -122,7 +125,7 @@ def serve(
             app,
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
-            proxy_headers=neighbours is not None and neighbours.public is not None,  # else anybody could write them
+            proxy_headers=public is not None,  # without a proxy before it, anybody could write them
         )
         _Server(config, app.state.line).run(sockets=[listening])
 

@@ -11,10 +11,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from chatwright.errors import UserError
 from chatwright.service.accounts import clean_name
+from chatwright.service.app import serve
 from chatwright.service.attempts import Attempts
 from chatwright.service.database import Database
 from chatwright.service.passwords import AT_ONCE, WAITING, Passwords, check_new
+from chatwright.service.product import Neighbours
 from chatwright.service.refusal import Refusal
 from chatwright.service.sessions import ABSOLUTE_SECONDS, IDLE_SECONDS, SEEN_EVERY, Sessions, hashed
 from chatwright.service.tables import ConversationRow, FeedbackRow, MessageRow, SessionRow, User
@@ -135,6 +138,12 @@ def test_behind_https_the_cookie_is_for_this_host_alone(product: Callable[..., S
     cookie = httpx.get(f"{service.address}/api/session").headers["set-cookie"]
     assert cookie.startswith("__Host-chatwright_session=")
     assert "Secure" in cookie
+
+
+@pytest.mark.parametrize("public", ["chat.example.org", "ftp://chat.example.org", "https://", "https://a.example/chat"])
+def test_what_is_no_address_of_a_site_is_refused(public: str):
+    with pytest.raises(UserError, match=r"write it as in https://chat\.example\.org"):
+        serve({}, port=0, database="sqlite://", neighbours=Neighbours(public=public))
 
 
 def test_only_the_hash_of_a_token_is_kept(service: Service):

@@ -169,7 +169,7 @@ def test_settings_change_hold_and_outlive_the_process(product: Callable[..., Ser
     changed = admin.ok("PATCH", "/admin/settings", {"signup": False, "rates": {"key_requests": "5/minute"}})
     assert changed["signup"] is False
     assert limiter.rates["key_requests"] == "5/minute"
-    assert limiter.rates["signup_source"] == "20/hour"
+    assert limiter.rates["signup_source"] == "10/hour"
     assert admin.refresh()["config"]["signup"] is False
     for wrong in ({"signup": "no"}, {"comparison_share": 2}, {"unknown": 1}, {"rates": {"x": "1/day"}}, {"rates": 5}):
         assert admin.refused("PATCH", "/admin/settings", wrong) == (400, "invalid_value")

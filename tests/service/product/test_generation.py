@@ -24,7 +24,7 @@ from chatwright.service.api import conversations as routes
 from chatwright.service.database import Database
 from chatwright.service.tables import EventRow, MessageRow
 from tests.service.product.browser import Browser, Event, Service, wait_until
-from tests.service.product.parts import Counting, Forbidding
+from tests.service.product.parts import Counting, Forbidding, Full
 
 LONG = " ".join(f"word{i}" for i in range(20))
 
@@ -353,8 +353,6 @@ def test_metrics_are_told(product: Callable[..., Service], scripted: Callable):
 
 
 def test_the_limiter_is_asked_before_the_engine(product: Callable[..., Service], scripted: Callable):
-    from tests.service.product.parts import Full
-
     limiter = Full("messages_account")
     service = product(scripted("Tokyo."), limiter=limiter)
     anna = service.browser("anna")
@@ -362,6 +360,25 @@ def test_the_limiter_is_asked_before_the_engine(product: Callable[..., Service],
     response = anna.call("POST", "/conversations", {})
     assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limited")
     assert response.headers["retry-after"] == "7"
+
+
+def test_tokens_are_counted_when_they_are_known_and_asked_for_before(
+    product: Callable[..., Service], scripted: Callable
+):
+    limiter = Full("tokens_account")
+    service = product(scripted("Tokyo."), limiter=limiter)
+    anna = service.browser("anna")
+    id = anna.conversation()
+    answer = anna.ask(id, "What is the capital of Japan?")
+    costs = [(key, cost) for bucket, key, cost in limiter.hits if bucket == "tokens_account"]
+    person = anna.session["user"]["id"]
+    assert costs[0] == (person, 0)
+    assert costs[1][0] == person
+    assert costs[1][1] > answer["tokens"]["prompt"]
+    limiter.closed = True
+    refused = anna.refused("POST", f"/conversations/{id}/messages", {"content": "And?", "parent_id": answer["id"]})
+    assert refused == (429, "rate_limited")
+    assert len(anna.read(id)["messages"]) == 2
 
 
 # ---- kill -9 ----
