@@ -286,8 +286,8 @@ class CompletionRequest(Generation):
     def prompts(self) -> Sequence[str | list[int]]:
         """Each prompt, a text or ids."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+            return [self.prompt]
+        return self.prompt
 
     @property
     def answer_tokens(self) -> int:
