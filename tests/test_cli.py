@@ -24,7 +24,11 @@ def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
     assert tuple(STAGES) == tuple(MODULES)
 
 
-@pytest.mark.parametrize("words", [[name] for name in ("run", *STAGES, "chat", "lineage")] + [["corpus", "explain"]])
+@pytest.mark.parametrize(
+    "words",
+    [[name] for name in ("run", *STAGES, "chat", "lineage")]
+    + [["corpus", "explain"], ["moderation", "train"], ["moderation", "check"]],
+)
 def test_the_help_of_a_command_has_an_example(words: list[str]) -> None:
     assert f"Example: chatwright {' '.join(words)} " in chatwright(*words, "--help").output
 

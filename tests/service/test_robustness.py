@@ -172,3 +172,4 @@ def test_more_than_the_caps_is_refused_with_its_status(scripted: ModelOf, servin
     assert status("chat/completions", {**ask, "messages": QUESTION * 2049}) == 400
     assert status("chat/completions", {**ask, "messages": [{"role": "user", "content": "x" * (1 << 20)}]}) == 413
     assert status("moderations", {"input": ["x"] * 65}) == 400
+    assert status("moderations", {"input": ["x" * 70_000] * 2}) == 413

@@ -31,7 +31,14 @@ from chatwright.service.line import Job, Line, LineFull, Produce
 from chatwright.service.metrics import CONTENT_TYPE, Metrics
 from chatwright.service.models import LoadedModel
 from chatwright.service.moderation import CATEGORIES, Decision, Moderator
-from chatwright.service.openai_api import ChatRequest, CompletionRequest, Generation, ModerationRequest, parse
+from chatwright.service.openai_api import (
+    LONGEST_INPUT,
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    ModerationRequest,
+    parse,
+)
 from chatwright.service.openai_replies import ChatReply, CompletionReply, Reply, model_card, server_sent
 from chatwright.service.streams import EventStream, cancelled_when_gone, json_body
 
@@ -127,6 +134,9 @@ def router(api: Api) -> APIRouter:
         if wanted.model not in (None, *MODERATION_MODELS, api.moderator.version):
             message = f"The model '{wanted.model}' does not exist here; there is {api.moderator.version}."
             raise ApiError(404, message, code="model_not_found", param="model")
+        if sum(map(len, wanted.texts)) > LONGEST_INPUT:
+            message = f"The input is longer than {LONGEST_INPUT} characters."
+            raise ApiError(413, message, code="request_too_large", param="input")
         decisions = await asyncio.to_thread(lambda: [api.moderator.check(text) for text in wanted.texts])
         return _moderated(decisions, api.moderator.version)
 
