@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -36,9 +35,6 @@ PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
 AT_ONCE = 64  # answers that the engine works on together
-HANDOVER_SECONDS = (
-    0.0005  # until a thread that waits for the interpreter gets it; Python's 0.005 is felt in every answer
-)
 GRACE_SECONDS = 2  # for answers under way when the service is told to end
 
 SECURITY_HEADERS = {
@@ -109,7 +105,6 @@ def serve(models: Mapping[str, LoadedModel], host: str = "127.0.0.1", port: int 
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
-    sys.setswitchinterval(HANDOVER_SECONDS)
     app = create_app(models, hosts=hosts, **options)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS, proxy_headers=False)
     with listening, suppress(KeyboardInterrupt):
