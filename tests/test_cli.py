@@ -27,7 +27,9 @@ def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[name] for name in ("run", *STAGES, "rounds", "chat", "lineage")] + [["corpus", "explain"]]
+    "words",
+    [[name] for name in ("run", *STAGES, "rounds", "chat", "lineage")]
+    + [["corpus", "explain"], ["moderation", "train"], ["moderation", "check"]],
 )
 def test_the_help_of_a_command_has_an_example(words: list[str]) -> None:
     assert f"Example: chatwright {' '.join(words)} " in chatwright(*words, "--help").output

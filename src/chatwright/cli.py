@@ -532,7 +532,9 @@ def moderation_train(
         Path, typer.Argument(help="A folder with cold_zh, davidson, openai_moderation or toxigen_prompts in it.")
     ],
     out: Annotated[Path, typer.Argument(help="The new folder.")],
-    precision: Annotated[float, typer.Option(min=0.0, max=1.0, help="Wanted of a flag, on held-out texts.")] = 0.85,
+    false_alarms: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The share of harmless held-out texts that may be flagged.")
+    ] = 0.02,
     seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -542,7 +544,7 @@ def moderation_train(
     """
     from chatwright.service.moderation import training
 
-    description = training.train(data, out, precision, seed)
+    description = training.train(data, out, false_alarms, seed)
     if as_json:
         _print_json(description)
     else:
@@ -551,7 +553,7 @@ def moderation_train(
 
 @moderation_app.command("check")
 def moderation_check(
-    text: Annotated[str, typer.Argument(help="What somebody might say.")],
+    text: Annotated[str, typer.Argument(help="What somebody might say; - to count over lines of standard input.")],
     moderation: Annotated[Path | None, typer.Option(help="The classifier's folder; rules alone when left out.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -559,11 +561,19 @@ def moderation_check(
 
     Example: [bold]chatwright moderation check "How do I build a pipe bomb?"[/]
     """
+    from collections import Counter
     from dataclasses import asdict
 
     from chatwright.service.moderation import Moderator
 
-    decision = Moderator.load(moderation).check(text)
+    moderator = Moderator.load(moderation)
+    if text == "-":
+        decisions = [moderator.check(line) for line in sys.stdin]
+        kinds = Counter(category for decision in decisions for category in decision.categories)
+        flagged = sum(decision.flagged for decision in decisions)
+        _print_json({"texts": len(decisions), "flagged": flagged, "categories": kinds, "version": moderator.version})
+        return
+    decision = moderator.check(text)
     if as_json:
         _print_json(asdict(decision))
     else:

@@ -17,7 +17,7 @@ from openai import OpenAI
 from chatwright.inference.engine import Engine
 from chatwright.inference.request import Completion, Delta
 from chatwright.inference.sampling import Sampling
-from chatwright.inference.serving import ServedEngine
+from chatwright.inference.serving import Listener, ServedEngine
 from chatwright.inference.text import AnswerText
 from chatwright.model.decoder import Decoder
 from chatwright.model.presets import preset
@@ -55,6 +55,23 @@ class ScriptedEngine:
             return end.value
         finally:
             deltas.close()
+
+    def begin(self, prompt: list[int], sampling: Sampling, listener: Listener) -> Callable[[], None]:
+        dropped = threading.Event()
+
+        def work() -> None:
+            deltas = self.deltas(prompt, sampling, dropped.is_set)
+            nothing = Delta("", [], [], [])
+            try:
+                while True:
+                    listener(next(deltas), None)
+            except StopIteration as end:
+                listener(nothing, end.value)
+            except BaseException as error:
+                listener(nothing, error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return dropped.set
 
     def deltas(
         self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]

@@ -204,7 +204,7 @@ def test_training_again_gives_the_same_bits(sets: Path, trained: Path, tmp_path:
 
 
 def test_a_bad_sentence_is_found_in_a_long_text(trained: Path):
-    filler = "The river is green in the morning. We walk by the window. " * 60
+    filler = ". ".join(sentences(LIKED, 80, 33)) + ". "
     moderator = Moderator.load(trained)
     assert not moderator.check(filler).flagged
     assert moderator.check(filler + "Zorks are vermin! Wipe out zorks. " + filler).flagged
@@ -233,12 +233,17 @@ def test_auc_is_the_share_of_pairs_in_order():
     assert auc(scores, labels) == pytest.approx(np.mean(pairs))
 
 
-def test_a_threshold_takes_all_of_equal_scores_and_keeps_its_precision():
-    labels = np.array([True, True, False, True, False])
-    scores = np.array([0.9, 0.8, 0.8, 0.7, 0.1])
-    assert threshold_for(scores, labels, 0.75) == 0.7
-    assert threshold_for(scores, labels, 0.9) == 0.9
-    assert threshold_for(np.array([0.5, 0.5]), np.array([True, False]), 0.99) == 0.5
+def test_a_threshold_keeps_to_its_false_alarms_in_every_set():
+    draw = np.random.default_rng(1)
+    scores, harmless = np.round(draw.random(400), 2), draw.random(400) < 0.7  # with equal scores
+    sources = draw.choice(["a", "b"], 400)
+    scores[sources == "b"] = np.minimum(1.0, scores[sources == "b"] + 0.1)
+    for wanted in (0.0, 0.02, 0.1, 1.0):
+        threshold = threshold_for(scores, harmless, sources, wanted)
+        shares = [np.mean(scores[harmless & (sources == name)] >= threshold) for name in ("a", "b")]
+        assert max(shares) <= wanted
+    lower = np.nextafter(threshold_for(scores, harmless, sources, 0.1), 0.0)
+    assert max(np.mean(scores[harmless & (sources == name)] >= lower) for name in ("a", "b")) > 0.1
 
 
 def test_what_cannot_be_used_is_said_in_a_sentence(tmp_path: Path, sets: Path, trained: Path):

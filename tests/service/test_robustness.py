@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import schemathesis
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from chatwright.service.models import LoadedModel
@@ -43,15 +44,23 @@ def test_the_description_names_every_route_of_the_api(tiny: LoadedModel, serving
     assert "$ref" not in json.dumps(paths["/v1/chat/completions"]["post"]["requestBody"])
 
 
-@pytest.mark.parametrize("path", ["/v1/models/{name}", "/v1/chat/completions", "/v1/completions", "/v1/moderations"])
+ALLOWED, FORBIDDEN = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+GENERATED = [("/v1/models/{name}", ALLOWED)]  # no text is forbidden there
+GENERATED += [
+    (f"/v1/{end}", mode) for end in ("chat/completions", "completions", "moderations") for mode in (ALLOWED, FORBIDDEN)
+]
+
+
+@pytest.mark.parametrize(("path", "mode"), GENERATED)
 def test_whatever_the_description_allows_or_forbids_is_answered_without_a_failure(
-    path: str, tiny: LoadedModel, serving: Serving
+    path: str, mode: schemathesis.GenerationMode, tiny: LoadedModel, serving: Serving
 ):
+    torch.set_flush_denormal(False)  # hypothesis wants the smallest numbers, which our kernels round to 0
     url = serving(tiny)
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     [operation] = [result.ok() for result in schema.get_all_operations() if result.ok().path == path]
     quick = settings(
-        max_examples=40,
+        max_examples=25,
         deadline=None,
         derandomize=True,
         database=None,
@@ -67,8 +76,7 @@ def test_whatever_the_description_allows_or_forbids_is_answered_without_a_failur
         if response.status_code >= 400:
             assert response.json()["error"].keys() == {"message", "type", "param", "code"}
 
-    for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-        quick(given(case=operation.as_strategy(generation_mode=mode))(ask))()
+    quick(given(case=operation.as_strategy(generation_mode=mode))(ask))()
     assert statuses
     assert httpx.get(f"{url}/health").status_code == 200
 
@@ -97,7 +105,7 @@ def test_random_bytes_leave_the_server_up(tiny: LoadedModel, serving: Serving):
     wait_until(lambda: httpx.get(f"{url}/health").json()["requests"] == 0)
 
 
-@pytest.mark.parametrize("name", ["../tiny", "/etc/passwd", "..%2f..%2fetc%2fpasswd", "runs/atlas", ".", "tiny/"])
+@pytest.mark.parametrize("name", ["../tiny", "/etc/passwd", "..%2f..%2fetc%2fpasswd", "runs/atlas", "%2e", "tiny/"])
 def test_a_model_is_a_name_and_never_a_path(name: str, tiny: LoadedModel, serving: Serving):
     url = serving(tiny)
     assert httpx.get(f"{url}/v1/models/{name}").status_code in (404, 307)
@@ -164,3 +172,4 @@ def test_more_than_the_caps_is_refused_with_its_status(scripted: ModelOf, servin
     assert status("chat/completions", {**ask, "messages": QUESTION * 2049}) == 400
     assert status("chat/completions", {**ask, "messages": [{"role": "user", "content": "x" * (1 << 20)}]}) == 413
     assert status("moderations", {"input": ["x"] * 65}) == 400
+    assert status("moderations", {"input": ["x" * 70_000] * 2}) == 413

@@ -53,6 +53,29 @@ class ServedEngine:
 
         return self._ask(order)
 
+    def begin(self, prompt: list[int], sampling: Sampling, listener: Listener) -> Callable[[], None]:
+        """`submit` without waiting for the step under way; what it raises goes to the listener.
+
+        Returns what drops the request; harmless when it is done.
+        """
+        asked = time.monotonic()
+        requests: list[Request] = []
+
+        def order() -> None:
+            try:
+                request = self._engine.submit(prompt, sampling)
+            except BaseException as error:
+                listener(Delta("", [], [], []), error)
+                return
+            request.began = asked
+            requests.append(request)
+            self._listeners[request] = listener, 0, 0
+
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine is closed")
+        self._orders.put(order)
+        return lambda: self._orders.put(lambda: [self._drop(request) for request in requests] and None)
+
     def cancel(self, request: Request) -> None:
         """Drop a request; its listener gets the completion as it is. Harmless when it is done."""
         self._orders.put(lambda: self._drop(request))

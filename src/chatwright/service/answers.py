@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
-from chatwright.inference.request import Completion, Delta
+from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
 from chatwright.service.models import LoadedModel
-
-PieceT = TypeVar("PieceT")
 
 
 @dataclass(frozen=True)
@@ -31,22 +29,13 @@ def answer(
     yield End("stop" if completion.finish_reason == "stop" else "length", len(completion.tokens))
 
 
-def deltas(
-    model: LoadedModel, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool] = lambda: False
-) -> Iterator[Delta | Completion]:
-    """`answer`, with the tokens behind each piece of text, and last the whole completion."""
-    pieces = _Returning(model.engine.deltas(prompt, sampling, stopped))
-    yield from pieces
-    yield pieces.returned
-
-
-class _Returning(Generic[PieceT]):
+class _Returning:
     """Iterates over a generator and keeps what it returns."""
 
     returned: Completion
 
-    def __init__(self, generator: Generator[PieceT, None, Completion]) -> None:
+    def __init__(self, generator: Generator[str, None, Completion]) -> None:
         self._generator = generator
 
-    def __iter__(self) -> Iterator[PieceT]:
+    def __iter__(self) -> Iterator[str]:
         self.returned = yield from self._generator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -35,7 +34,6 @@ from chatwright.service.security import SecurityHeaders, host_of
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
 AT_ONCE = 64  # answers that the engine works on together
-HANDOVER_SECONDS = 0.0005  # until a waiting thread gets the interpreter; Python's 0.005 is felt in every answer
 GRACE_SECONDS = 2  # for answers under way when the service is told to end
 
 
@@ -118,7 +116,6 @@ def serve(
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
-    sys.setswitchinterval(HANDOVER_SECONDS)
     with listening, suppress(KeyboardInterrupt):
         app = create_app(models, hosts=hosts, database=database, neighbours=neighbours, keyless=keyless)
         config = uvicorn.Config(

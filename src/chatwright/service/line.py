@@ -6,10 +6,17 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 Produce = Callable[[Callable[[], bool]], Iterator[T]]
+
+
+class Cancellable(Protocol):
+    """What is in the line."""
+
+    def cancel(self) -> None:
+        """End it soon; it leaves the line then."""
 
 
 class LineFull(Exception):
@@ -66,7 +73,7 @@ class Line:
         """A line with nobody in it."""
         self._places, self._at_once = places, at_once
         self._thread = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="generate")
-        self._inside: set[Job] = set()  # waiting or in work
+        self._inside: set[Cancellable] = set()  # waiting or in work
 
     @property
     def length(self) -> int:
@@ -95,17 +102,25 @@ class Line:
 
     def join(self, *producers: Produce[T]) -> Job[T]:
         """Queue a request: each `produce(cancelled)` yields some of its results, looking at `cancelled()` often."""
+        job: Job[T] = Job(len(producers))
+        self.enter(job)
+        works = [asyncio.wrap_future(self._thread.submit(job._work, produce)) for produce in producers]
+        asyncio.gather(*works, return_exceptions=True).add_done_callback(lambda _: self.leave(job))
+        return job
+
+    def enter(self, request: Cancellable) -> None:
+        """Take a place, without a thread of the line's. LineFull when there is none."""
         if self.full:
             raise LineFull
-        job: Job[T] = Job(len(producers))
-        self._inside.add(job)
-        works = [asyncio.wrap_future(self._thread.submit(job._work, produce)) for produce in producers]
-        asyncio.gather(*works, return_exceptions=True).add_done_callback(lambda _: self._inside.discard(job))
-        return job
+        self._inside.add(request)
+
+    def leave(self, request: Cancellable) -> None:
+        """Give the place back."""
+        self._inside.discard(request)
 
     def cancel_all(self) -> None:
         """Cancel every job."""
-        for job in self._inside:
+        for job in list(self._inside):
             job.cancel()
 
     async def close(self) -> None:

@@ -29,10 +29,16 @@ class Streams(Protocol):
     ) -> Generator[str, None, Completion]:
         """Yield the answer's text in valid UTF-8 pieces until the end of the turn, or until `stopped()`."""
 
-    def deltas(
-        self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
-    ) -> Generator[Delta, None, Completion]:
-        """`stream`, with the tokens behind each piece."""
+    def begin(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        listener: Callable[[Delta, Completion | BaseException | None], None],
+    ) -> Callable[[], None]:
+        """Have the answer told to a listener, in another thread; returns at once, with what drops it.
+
+        The listener is called with what is new and None, and at last with the completion or what went wrong.
+        """
 
 
 @dataclass(frozen=True)

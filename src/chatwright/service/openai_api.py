@@ -20,6 +20,7 @@ MOST_MESSAGES = 2048  # of a conversation
 MOST_CHOICES = 8  # answers to one prompt
 MOST_PROMPTS = 16  # of one request for completions
 MOST_INPUTS = 64  # texts that are moderated together
+LONGEST_INPUT = 1 << 17  # characters that are moderated together
 MOST_STOPS = 4  # OpenAI's limit
 LARGEST_SCHEMA = 1 << 16  # bytes of JSON; compiling it takes the engine's time
 COMPLETION_TOKENS = 16  # OpenAI's default of /v1/completions
@@ -286,8 +287,8 @@ class CompletionRequest(Generation):
     def prompts(self) -> Sequence[str | list[int]]:
         """Each prompt, a text or ids."""
         if isinstance(self.prompt, str) or isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+            return [self.prompt]
+        return self.prompt
 
     @property
     def answer_tokens(self) -> int:

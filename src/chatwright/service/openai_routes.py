@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,28 +18,33 @@ from chatwright import __version__
 from chatwright.errors import UserError
 from chatwright.inference.constraint import Constraint
 from chatwright.inference.prompts import ConversationTooLong, Prompt, as_trained, fit
-from chatwright.inference.request import Completion, Delta
-from chatwright.inference.sampling import Sampling
+from chatwright.inference.request import Completion
 from chatwright.inference.scheduler import QueueFull
-from chatwright.service.answers import deltas
 from chatwright.service.api_error import ApiError
+from chatwright.service.choices import Choices
 from chatwright.service.clock import clock_of
 from chatwright.service.failures import as_api_error
 from chatwright.service.keys import Access, Caller
 from chatwright.service.limits import Limiter
-from chatwright.service.line import Job, Line, LineFull, Produce
+from chatwright.service.line import Line, LineFull
 from chatwright.service.metrics import CONTENT_TYPE, Metrics
 from chatwright.service.models import LoadedModel
 from chatwright.service.moderation import CATEGORIES, Decision, Moderator
-from chatwright.service.openai_api import ChatRequest, CompletionRequest, Generation, ModerationRequest, parse
+from chatwright.service.openai_api import (
+    LONGEST_INPUT,
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    ModerationRequest,
+    parse,
+)
 from chatwright.service.openai_replies import ChatReply, CompletionReply, Reply, model_card, server_sent
 from chatwright.service.streams import EventStream, cancelled_when_gone, json_body
 
 RETRY_AFTER_SECONDS = 5.0
+SHORT = 4096  # bytes of a body whose prompt is made sooner than a thread would get to it
 # Names of OpenAI's moderation models that clients send by default; here there is one moderator.
 MODERATION_MODELS = ("omni-moderation-latest", "text-moderation-latest", "text-moderation-stable")
-
-Piece = tuple[int, "Delta | Completion"]  # index of the choice, and what it grew by or its end
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,10 @@ def router(api: Api) -> APIRouter:
     async def chat_completions(request: Request) -> Response:
         """The next message of a conversation, whole or as server-sent events."""
         caller = await api.admitted(request, "chat")
-        chat = parse(await json_body(request), ChatRequest)
+        body = await json_body(request)
+        chat = parse(body, ChatRequest)
         model = api.named(chat.model)
-        prompt = await asyncio.to_thread(_chat_prompt, chat, model)
+        prompt = _chat_prompt(chat, model) if len(body) < SHORT else await asyncio.to_thread(_chat_prompt, chat, model)
         logprobs = chat.likeliest is not None
         reply = ChatReply(model, len(prompt.ids), logprobs=logprobs, usage=chat.wants_usage)
         headers = {"X-Chatwright-Dropped-Messages": str(prompt.dropped)} if prompt.dropped else {}
@@ -127,6 +133,9 @@ def router(api: Api) -> APIRouter:
         if wanted.model not in (None, *MODERATION_MODELS, api.moderator.version):
             message = f"The model '{wanted.model}' does not exist here; there is {api.moderator.version}."
             raise ApiError(404, message, code="model_not_found", param="model")
+        if sum(map(len, wanted.texts)) > LONGEST_INPUT:
+            message = f"The input is longer than {LONGEST_INPUT} characters."
+            raise ApiError(413, message, code="request_too_large", param="input")
         decisions = await asyncio.to_thread(lambda: [api.moderator.check(text) for text in wanted.texts])
         return _moderated(decisions, api.moderator.version)
 
@@ -231,11 +240,9 @@ async def _generate(
         samplings = wanted.samplings(model.context, model.tokenizer.vocab_size, len(prompts))
     except UserError as error:
         raise ApiError(400, str(error), code="invalid_value") from None
-    producers = [
-        _producer(index, model, prompts[index // wanted.choices], sampling) for index, sampling in enumerate(samplings)
-    ]
+    each = [prompts[index // wanted.choices] for index in range(len(samplings))]
     try:
-        job = api.line.join(*producers)
+        job = Choices(api.line, model, each, samplings)
     except LineFull:
         raise _busy() from None
 
@@ -251,19 +258,7 @@ async def _generate(
     return JSONResponse(reply.whole(completions), headers=dict(headers))
 
 
-def _producer(index: int, model: LoadedModel, prompt: list[int], sampling: Sampling) -> Produce[Piece]:
-    """The work on one choice, for the line."""
-
-    def produce(cancelled: Callable[[], bool]) -> Iterator[Piece]:
-        for piece in deltas(model, prompt, sampling, cancelled):
-            if cancelled():
-                return
-            yield index, piece
-
-    return produce
-
-
-async def _collect(job: Job[Piece], choices: int) -> list[Completion]:
+async def _collect(job: Choices, choices: int) -> list[Completion]:
     """Every choice. ApiError when the job was cancelled before it had them all."""
     ends: dict[int, Completion] = {}
     try:
@@ -278,7 +273,7 @@ async def _collect(job: Job[Piece], choices: int) -> list[Completion]:
 
 
 async def _events(
-    job: Job[Piece], choices: int, reply: Reply, usage: bool, done: Callable[[Sequence[Completion]], None]
+    job: Choices, choices: int, reply: Reply, usage: bool, done: Callable[[Sequence[Completion]], None]
 ) -> AsyncIterator[str]:
     """The stream of an answer, in OpenAI's chunks."""
     for index in range(choices):

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -14,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from chatwright.service.api_error import ApiError
-from chatwright.service.line import Job
+from chatwright.service.line import Cancellable
 
 LARGEST_BODY = 1 << 20  # bytes; far more text than any context here holds
 READING_SECONDS = 30.0  # between two parts of a body, and for a reader to take a part of a stream
@@ -47,7 +46,7 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job[Any], events: AsyncIterator[str], headers: Mapping[str, str]) -> None:
+    def __init__(self, job: Cancellable, events: AsyncIterator[str], headers: Mapping[str, str]) -> None:
         super().__init__(events, headers=headers)
         self.job = job
 
@@ -65,7 +64,7 @@ class EventStream(StreamingResponse):
 
 
 @asynccontextmanager
-async def cancelled_when_gone(job: Job[Any], request: Request) -> AsyncIterator[None]:
+async def cancelled_when_gone(job: Cancellable, request: Request) -> AsyncIterator[None]:
     """Cancels the job when the client hangs up, or when the block ends."""
 
     async def watch() -> None:

@@ -76,5 +76,5 @@ class Moderator:
         if not found:
             return Decision(False, (), self.version, "", scores)
         categories = tuple(category for category in CATEGORIES if category in found)
-        log.info("flagged as %s by %s", ", ".join(categories), self.version)
+        log.warning("flagged as %s by %s", ", ".join(categories), self.version)
         return Decision(True, categories, self.version, words.refusal(text, categories), scores)

@@ -32,6 +32,7 @@ OPENAI_LABELS = {
     "V2": "violence/graphic",
 }
 DAVIDSON_HATE, DAVIDSON_OFFENSIVE = "0", "1"
+NEUTRAL = ("hate", "harassment", "violence", "sexual")  # what a neutral sentence about a minority is not
 HELD_OUT = 0.15  # of a set without a split of its own: so much for validation, and so much for the test
 
 
@@ -72,11 +73,13 @@ def read_sources(folder: Path) -> list[Example]:
 
 
 def _cold(folder: Path) -> Iterator[Example]:
-    """The set's own split. Offensive to a region, a race or a gender: hate."""
+    """The set's own split. Offensive to a region, a race or a gender: hate. What is not offensive harasses nobody."""
     files: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
     for split, name in files.items():
         for row in _rows(folder / "COLDataset" / f"{name}.csv"):
-            yield Example("cold_zh", row["TEXT"], {"hate": row["label"] == "1"}, split)
+            offensive = row["label"] == "1"
+            labels = {"hate": True} if offensive else {"hate": False, "harassment": False}
+            yield Example("cold_zh", row["TEXT"], labels, split)
 
 
 def _davidson(folder: Path) -> Iterator[Example]:
@@ -98,7 +101,10 @@ def _openai(folder: Path) -> Iterator[Example]:
 
 
 def _toxigen(folder: Path) -> Iterator[Example]:
-    """A line is a prompt of several sentences, many of which come again in others: each sentence once."""
+    """A line is a prompt of several sentences, many of which come again in others: each sentence once.
+
+    What is neutral is no harassment, no violence and not sexual either.
+    """
     files = sorted((folder / "prompts").glob("*.txt"))
     if not files:
         raise ValueError("there is no prompts/*.txt")
@@ -110,7 +116,8 @@ def _toxigen(folder: Path) -> Iterator[Example]:
                 text = part.removeprefix("-").strip()
                 if text and text not in seen:
                     seen.add(text)
-                    yield Example("toxigen_prompts", text, {"hate": hateful}, keyed_split("toxigen", text))
+                    labels = {"hate": True} if hateful else dict.fromkeys(NEUTRAL, False)
+                    yield Example("toxigen_prompts", text, labels, keyed_split("toxigen", text))
 
 
 SOURCES: Mapping[str, Callable[[Path], Iterator[Example]]] = {

@@ -18,9 +18,9 @@ from chatwright.service.moderation.sources import LICENCES, Example, read_source
 from chatwright.service.moderation.text import normal
 from chatwright.storage import file_digest, whole_folder, write_json
 
-LEAST = 40  # examples of a category to learn from, and ...
+LEAST = 30  # examples of a category to learn from, and ...
 LEAST_TESTED = 5  # ... to measure it by
-PRECISION = 0.85  # wanted of a flag, on the validation part
+FALSE_ALARMS = 0.02  # of each set's harmless texts, on the validation part
 STRENGTH = 4.0  # inverse of the regularisation
 RESAMPLES = 300  # of the bootstrap
 
@@ -42,10 +42,10 @@ class Measure:
     false_alarms: float
 
 
-def train(data: Path, out: Path, precision: float = PRECISION, seed: int = 0) -> dict[str, Any]:
+def train(data: Path, out: Path, false_alarms: float = FALSE_ALARMS, seed: int = 0) -> dict[str, Any]:
     """Train on the sets in `data` and write the folder `out`; returns what `moderation.json` says.
 
-    precision: what is wanted of a flag. Each threshold is the lowest with so much on the validation part.
+    false_alarms: the share of each set's harmless texts that may be flagged, by which the thresholds are chosen.
     """
     from sklearn.linear_model import LogisticRegression  # a second, and only here
 
@@ -73,7 +73,7 @@ def train(data: Path, out: Path, precision: float = PRECISION, seed: int = 0) ->
             known = np.array([category in example.labels for example in examples])
             learned = (split == "train") & known
             # liblinear runs on one thread, so the weights do not depend on the number of cores.
-            model = LogisticRegression(solver="liblinear", C=STRENGTH, random_state=seed)
+            model = LogisticRegression(solver="liblinear", C=STRENGTH, class_weight="balanced", random_state=seed)
             model.fit(matrix[learned], labels[learned])
             weights.append(model.coef_[0].astype(np.float16))
             bias.append(np.float32(model.intercept_[0]))
@@ -81,30 +81,32 @@ def train(data: Path, out: Path, precision: float = PRECISION, seed: int = 0) ->
             np.maximum.at(logits, owners, parts_matrix @ weights[-1].astype(np.float32) + bias[-1])
             scores = 1 / (1 + np.exp(-logits))
             chosen = (split == "validation") & known
-            thresholds[category] = threshold_for(scores[chosen], labels[chosen], precision)
+            thresholds[category] = threshold_for(scores[chosen], ~labels[chosen], sources[chosen], false_alarms)
             for source in sorted(set(sources)):
                 tested = (split == "test") & known & (sources == source)
                 if min(labels[tested].sum(), (~labels[tested]).sum()) >= LEAST_TESTED:
                     measures.append(_measure(category, source, scores[tested], labels[tested], thresholds[category]))
             progress.advance(task)
-    return _write(out, examples, thresholds, np.array(weights), np.array(bias), measures, precision, seed)
+    return _write(out, examples, thresholds, np.array(weights), np.array(bias), measures, false_alarms, seed)
 
 
-def threshold_for(scores: np.ndarray, labels: np.ndarray, precision: float) -> float:
-    """The lowest score from which on at least this share of texts is harmful; the most precise one where none is.
+def threshold_for(scores: np.ndarray, harmless: np.ndarray, sources: np.ndarray, false_alarms: float) -> float:
+    """The lowest threshold at which at most this share of each set's harmless texts is flagged.
 
-    >>> threshold_for(np.array([0.9, 0.8, 0.3, 0.2]), np.array([True, True, False, True]), 0.9)
-    0.8
+    Of what is flagged, how much is harmful depends on how much harm there is, which no set knows of a service; how
+    often an ordinary text is refused does not.
+
+    >>> scores = np.array([0.1, 0.2, 0.3, 0.9])
+    >>> threshold_for(scores, scores < 0.5, np.array(["a"] * 4), 1 / 3)
+    0.20000000000000004
     """
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    right = np.cumsum(labels[order]) / np.arange(1, len(order) + 1)
-    ends = np.append(ordered[1:] < ordered[:-1], True)  # the last of equal scores: a threshold takes all of them
-    good = np.flatnonzero(ends & (right >= precision))
-    if len(good):
-        return float(ordered[good[-1]])
-    candidates = np.flatnonzero(ends)
-    return float(ordered[candidates[np.argmax(right[candidates])]]) if len(candidates) else 1.0
+    highest = 0.0
+    for source in set(sources):
+        ordered = np.sort(scores[harmless & (sources == source)])[::-1]
+        allowed = int(false_alarms * len(ordered) + 1e-9)
+        if allowed < len(ordered):
+            highest = max(highest, float(np.nextafter(ordered[allowed], 2.0)))
+    return highest
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -186,7 +188,7 @@ def _write(
     weights: np.ndarray,
     bias: np.ndarray,
     measures: Sequence[Measure],
-    precision: float,
+    false_alarms: float,
     seed: int,
 ) -> dict[str, Any]:
     """Write the folder, whole or not at all."""
@@ -204,7 +206,7 @@ def _write(
         save_file({"weights": weights, "bias": bias}, folder / WEIGHTS)
         description = {
             "version": f"classifier-{file_digest(folder / WEIGHTS)[:8]}",
-            "config": {"features": FEATURES, "strength": STRENGTH, "precision": precision, "seed": seed},
+            "config": {"features": FEATURES, "strength": STRENGTH, "false_alarms": false_alarms, "seed": seed},
             "thresholds": thresholds,
             "sources": sources,
             "measures": [asdict(measure) for measure in measures],
