@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from chatwright.errors import UserError
 from chatwright.records import Comparison, Conversation, Gold, Message, Question
@@ -321,5 +321,5 @@ def _keys(value: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = json.dumps(value, ensure_ascii=False, default=str) if not isinstance(value, BaseModel) else repr(value)
+    shown = json.dumps(value, ensure_ascii=False)
     return shown if len(shown) <= 40 else shown[:37] + "..."
