@@ -72,6 +72,7 @@ def test_an_optional_stage_is_there_only_where_a_recipe_names_it_or_has_its_tabl
     without = read_recipe(write(tmp_path, 'name = "x"'), (), stages)
     assert without.names == ("text", "train", "tune", "evaluate", "report")
     assert "other" in read_recipe(write(tmp_path, 'name = "x"\n[other]\nsteps = 2'), (), stages).names
+    assert "other" in read_recipe(write(tmp_path, 'name = "x"'), ["other={}"], stages).names
     assert read_recipe(write(tmp_path, 'name = "x"\nstages = ["text", "other"]'), (), stages).names == ("text", "other")
 
 
