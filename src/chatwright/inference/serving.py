@@ -71,10 +71,14 @@ class ServedEngine:
             requests.append(request)
             self._listeners[request] = listener, 0, 0
 
+        def drop() -> None:
+            for request in requests:
+                self._drop(request)
+
         if not self._thread.is_alive():
             raise RuntimeError("the engine is closed")
         self._orders.put(order)
-        return lambda: self._orders.put(lambda: [self._drop(request) for request in requests] and None)
+        return lambda: self._orders.put(drop)
 
     def cancel(self, request: Request) -> None:
         """Drop a request; its listener gets the completion as it is. Harmless when it is done."""
