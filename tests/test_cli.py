@@ -81,7 +81,7 @@ def test_a_dry_run_plans_and_writes_nothing(tiny: Path, tmp_path: Path) -> None:
 def test_lineage_goes_back_to_documents_and_forward_to_models(tiny_run: TinyRun) -> None:
     weights = tiny_run.out / "ppo" / "model.safetensors"
     back = json.loads(chatwright("lineage", weights, "--json").output)
-    assert {stage["name"] for stage in back["stages"]} == set(WHOLE) - {"evaluate", "report"}
+    assert {stage["name"] for stage in back["stages"]} == set(WHOLE) - {"examine", "evaluate", "report"}
     assert back["documents"] == {"texts": 60}
     assert not back["changed"]
     document = trained_on(tiny_run.out)
