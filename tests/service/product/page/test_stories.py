@@ -114,8 +114,8 @@ def test_an_edit_and_another_answer_are_branches_that_a_reload_keeps(product, sa
 
 
 def test_a_reload_and_a_lost_connection_lose_nothing_of_an_answer(product, saying: ModelOf, open_page: Open):
-    words = " ".join(f"w{i}" for i in range(60))
-    model = saying(words, delay=0.04)
+    words = " ".join(f"w{i}" for i in range(50))
+    model = saying(words, delay=0.03)
     service = product(model)
     page = open_page(service, service.browser("ada"), quiet=False)
     ask(page, "Count.")
