@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { pause } from "../src/api/events";
 import { query } from "../src/api/http";
-import { duration, figure } from "../src/admin/Overview";
+import { duration, figure, seconds } from "../src/admin/Overview";
 import { mathText } from "../src/chat/mathText";
 import { safeAddress } from "../src/chat/safeAddress";
 import { partsOf } from "../src/router";
@@ -79,5 +79,6 @@ test("a query has what has a value", () => {
 
 test("figures are short", () => {
   expect([null, 3, 12.345, 0.04567, 123456].map(figure)).toEqual(["–", "3", "12.3", "0.0457", "123,456"]);
+  expect([null, 0.00709, 2.5].map(seconds)).toEqual(["–", "7.09 ms", "2.50 s"]);
   expect([30, 3700, 93784].map(duration)).toEqual(["0 min", "1 h 1 min", "1 d 2 h"]);
 });

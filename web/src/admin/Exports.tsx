@@ -36,7 +36,7 @@ export function Exports() {
         return (
           <div key={kind} className="line">
             <span>{name}</span>
-            <a className="button" href={server.exportPath(kind, filters)} download aria-label={`${words.download}: ${name}`}>
+            <a className="button" href={server.exportPath(kind, filters)} download aria-label={`${words.download} JSONL: ${name}`}>
               <Icon name="download" />
               JSONL
             </a>

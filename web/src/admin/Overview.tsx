@@ -92,7 +92,11 @@ export function figure(value: number | null): string {
   return Math.abs(value) >= 100 || Number.isInteger(value) ? Math.round(value).toLocaleString("en") : value.toPrecision(3);
 }
 
-const seconds = (value: number | null) => (value === null ? "–" : `${figure(value)} s`);
+/** 0.00709 seconds are "7.09 ms". */
+export function seconds(value: number | null): string {
+  if (value === null) return "–";
+  return value < 1 ? `${figure(value * 1000)} ms` : `${figure(value)} s`;
+}
 
 /** 93784 is "1 d 2 h", 3700 is "1 h 1 min". */
 export function duration(all: number): string {

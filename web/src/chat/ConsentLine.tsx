@@ -26,14 +26,13 @@ export function ConsentLine({ chat }: { chat: Chat }) {
         type="button"
         role="switch"
         aria-checked={given}
-        aria-label={words.consentConversation}
-        title={`${words.consentConversation}. ${words.consentText}`}
+        title={words.consentText}
         className="consent"
         disabled={waiting}
         onClick={() => void change()}
       >
         <Icon name="shield" />
-        <span>{given ? words.consentOn : words.consentOff}</span>
+        <span>{words.consentConversation}</span>
         <i className="knob" aria-hidden="true" />
       </button>
       <span className="wide">{words.keys}</span>

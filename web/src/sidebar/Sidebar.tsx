@@ -140,7 +140,7 @@ function Person({ visit }: { visit(path: string): void }) {
         </p>
       )}
       {failure !== null && <Failure>{explain(words, failure)}</Failure>}
-      <Menu label={words.accountMenu} className="person-button" items={items}>
+      <Menu label={`${guest ? words.guest : user.name}: ${words.accountMenu}`} className="person-button" items={items}>
         <span className="avatar" aria-hidden="true">
           {(guest ? words.guest : user.name).slice(0, 1).toUpperCase()}
         </span>

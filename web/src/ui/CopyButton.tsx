@@ -23,7 +23,7 @@ export function CopyButton({ text, label, wide = false }: { text: string; label:
     say(words.copied);
   }
   return (
-    <button type="button" className={wide ? "quiet" : "icon-button"} aria-label={label} title={label} onClick={() => void copy()}>
+    <button type="button" className={wide ? "quiet" : "icon-button"} aria-label={copied ? words.copied : label} title={label} onClick={() => void copy()}>
       <Icon name={copied ? "done" : "copy"} />
       {wide && <span>{copied ? words.copied : words.copy}</span>}
     </button>

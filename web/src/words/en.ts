@@ -180,8 +180,6 @@ export const en = {
   consentConversation: "This conversation may be used to improve the model",
   consentAccount: "My conversations may be used to improve the model",
   consentText: "Only with this switch on can the operator use your conversations and ratings to train a better model. Names, addresses and the like are removed first.",
-  consentOn: "Helps improve the model",
-  consentOff: "Not used to improve the model",
 
   // Settings of a conversation
   model: "Model",

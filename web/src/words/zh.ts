@@ -173,8 +173,6 @@ export const zh: Words = {
   consentConversation: "允许用这个对话改进模型",
   consentAccount: "允许用我的对话改进模型",
   consentText: "只有打开此开关，运营者才能用你的对话和评价训练更好的模型，并会事先去除姓名、地址等个人信息。",
-  consentOn: "用于改进模型",
-  consentOff: "不用于改进模型",
 
   model: "模型",
   asAccount: "按我的设置",
@@ -219,7 +217,7 @@ export const zh: Words = {
   currentPassword: "当前密码",
   newPassword: "新密码",
   passwordChanged: "密码已修改，其他设备已退出登录。",
-  logOutEverywhere: "在所有设备上退出",
+  logOutEverywhere: "在所有设备上退出登录",
   deleteAccount: "删除账号",
   deleteAccountTitle: "删除你的账号？",
   deleteAccountText: "你的账号、对话、评价和分享链接将被永久删除。请输入密码以确认。",

@@ -17,7 +17,7 @@ from tests.service.product.browser import Browser, Service
 from tests.service.product.conftest import new_database
 
 CHROMIUM = Path("/usr/bin/chromium")
-PATIENCE = 12_000  # milliseconds: a busy machine is not a broken page
+PATIENCE = 30_000  # milliseconds: a busy machine is not a broken page
 CONTEXT = 4096
 expect.set_options(timeout=PATIENCE)
 

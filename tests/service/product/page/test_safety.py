@@ -113,7 +113,7 @@ def test_what_people_write_is_never_markup(product, saying: ModelOf, open_page: 
     root.ok("POST", "/admin/keys", {"name": hostile, "scopes": ["chat"]})
     page = open_page(service, ada, f"/c/{conversation}")
     expect(questions(page)).to_have_text(attack)
-    page.get_by_label("Search conversations").fill("img")
+    page.get_by_role("searchbox", name="Search conversations").fill("img")
     expect(page.get_by_role("navigation").get_by_role("link", name=hostile)).to_have_count(1)
     unharmed(page)
     page.goto("/settings")

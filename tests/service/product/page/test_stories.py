@@ -114,8 +114,8 @@ def test_an_edit_and_another_answer_are_branches_that_a_reload_keeps(product, sa
 
 
 def test_a_reload_and_a_lost_connection_lose_nothing_of_an_answer(product, saying: ModelOf, open_page: Open):
-    words = " ".join(f"w{i}" for i in range(60))
-    model = saying(words, delay=0.04)
+    words = " ".join(f"w{i}" for i in range(50))
+    model = saying(words, delay=0.03)
     service = product(model)
     page = open_page(service, service.browser("ada"), quiet=False)
     ask(page, "Count.")
@@ -272,13 +272,13 @@ def test_conversations_are_searched_renamed_archived_and_deleted(product, saying
     page = open_page(service, ada)
     rows = page.get_by_role("navigation").get_by_role("listitem")
     expect(rows).to_have_count(2)
-    page.get_by_label("Search conversations").fill("apples")
+    page.get_by_role("searchbox", name="Search conversations").fill("apples")
     expect(rows).to_have_count(1)
     page.get_by_role("button", name="Options for “About apples”").click()
     page.keyboard.press("Enter")  # the first of the menu has the focus: rename
     page.get_by_label("New title").fill("Orchard")
     page.keyboard.press("Enter")
-    page.get_by_label("Search conversations").fill("")
+    page.get_by_role("searchbox", name="Search conversations").fill("")
     expect(rows.filter(has_text="Orchard")).to_have_count(1)
     page.get_by_role("button", name="Options for “Orchard”").click()
     page.get_by_role("menuitem", name="Archive").click()
@@ -344,7 +344,7 @@ def test_settings_of_a_conversation_hold_in_it_alone(product, saying: ModelOf, o
     service = product(one, other)
     page = open_page(service, service.browser("ada"))
     page.get_by_role("button", name="Conversation settings").click()
-    page.get_by_role("dialog").get_by_label("Model").select_option("other")
+    page.get_by_role("dialog").get_by_label("Model", exact=True).select_option("other")
     page.get_by_label("Custom instructions").fill("Be brief.")
     page.get_by_role("button", name="Save").click()
     ask(page, "Who are you?")
@@ -501,7 +501,7 @@ def test_an_operator_sees_the_load_and_governs_users_settings_and_keys(product, 
     expect(page.get_by_text("Revoked")).to_be_visible()
     tabs.get_by_role("link", name="Exports").click()
     with page.expect_download() as download:
-        page.get_by_role("link", name="Download: Conversations").click()
+        page.get_by_role("link", name="Download JSONL: Conversations").click()
     assert [json.loads(line) for line in download.value.path().read_text().splitlines()] == []  # ada did not consent
     tabs.get_by_role("link", name="Audit log").click()
     for action in ("user_changed", "settings_changed", "key_created", "key_revoked", "exported"):
