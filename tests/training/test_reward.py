@@ -12,26 +12,27 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_reward, save_model
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.presets import preset
-from chatwright.records import Comparison, Conversation
+from chatwright.records import Comparison, Conversation, Message
 from chatwright.stage import read_metrics
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import reward
 from chatwright.training.objectives import ranking_loss
 from chatwright.training.order import Shuffled
-from chatwright.training.rankings import preferences, ranking, score_each
+from chatwright.training.rankings import last_scores, preferences, ranking, score_each
 from chatwright.training.reward import (
     HELDOUT,
     HELDOUT_SCORES,
     RewardConfig,
     Scores,
     accuracies,
+    center,
     pair_accuracy,
     read_comparisons,
 )
 from chatwright.training.sft import example
 
-from .conftest import COLORS, MODEL, comparison
+from .conftest import COLORS, MODEL, comparison, conversation
 
 QUICK = {"epochs": 25, "batch": 6, "micro_batch": 8, "optim": {"lr": 0.01}, "checkpoint": {"every": 4}}
 
@@ -116,6 +117,18 @@ def test_pairs_of_ones_own_are_learned_from_without_other_stages(
         reward.run(config.model_copy(update={"malformed": "refuse"}), {"sft": sources["sft"]}, tmp_path)
     with pytest.raises(UserError, match=r"fits into 5 tokens; shorten them, or raise reward\.max_tokens"):
         reward.run(config.model_copy(update={"max_tokens": 5}), {"sft": sources["sft"]}, tmp_path)
+
+
+def test_a_demonstration_one_token_too_long_does_not_set_the_zero(model: ScoredDecoder, tokenizer: Tokenizer) -> None:
+    short = Conversation(id="short", messages=conversation("a", "snow").messages)
+    asked, size = short.messages[0], 97 - len(example(tokenizer, short.messages).ids)
+    answers = (Message(role="assistant", content="It is white." + "q" * count) for count in range(size, 2 * size))
+    sized = (Conversation(id="long", messages=[asked, answer]) for answer in answers)
+    long = next(talk for talk in sized if len(example(tokenizer, talk.messages).ids) == 97)  # the context is 96
+    alone = last_scores(model.eval(), [example(tokenizer, short.messages).ids], tokenizer.pad).item()
+    assert center(model, tokenizer, [long, short], RewardConfig(dtype="float32")) == pytest.approx(alone, abs=1e-5)
+    with pytest.raises(UserError, match="No demonstration fits into the model's context of 96 tokens"):
+        center(model, tokenizer, [long], RewardConfig(dtype="float32"))
 
 
 def test_dropout_is_off(inputs: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path) -> None:

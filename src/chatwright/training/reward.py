@@ -232,7 +232,8 @@ def center(
 ) -> float:
     """Shift the model's scores so that the demonstrations' mean is 0 (InstructGPT 3.5); returns the mean before."""
     context = model.decoder.config.context
-    talks = (fitting(tokenizer, conversation.messages, context) for conversation in demonstrations)
+    # A score reads the last id too, which `fitting` counts as predicted only.
+    talks = (fitting(tokenizer, conversation.messages, context - 1) for conversation in demonstrations)
     ids = [[example(tokenizer, messages).ids] for messages in talks if messages]
     if not ids:
         raise UserError(f"No demonstration fits into the model's context of {context} tokens; shorten them.")
