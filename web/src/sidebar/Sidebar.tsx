@@ -140,11 +140,12 @@ function Person({ visit }: { visit(path: string): void }) {
         </p>
       )}
       {failure !== null && <Failure>{explain(words, failure)}</Failure>}
-      <Menu label={`${guest ? words.guest : user.name}: ${words.accountMenu}`} className="person-button" items={items}>
+      <Menu label={words.accountMenu} named className="person-button" items={items}>
         <span className="avatar" aria-hidden="true">
           {(guest ? words.guest : user.name).slice(0, 1).toUpperCase()}
         </span>
         <span className="person-name">{guest ? words.guest : user.name}</span>
+        <span className="unseen">{words.accountMenu}</span>
         <Icon name="more" />
       </Menu>
     </div>

@@ -11,6 +11,8 @@ export interface MenuItem {
 interface Given {
   label: string;
   className?: string;
+  /** Whether what the button shows is its name, and `label` the menu's alone. */
+  named?: boolean;
   items: MenuItem[];
   children: ReactNode;
 }
@@ -18,7 +20,7 @@ interface Given {
 const GAP = 4; // pixels between the button and its menu
 
 /** A button that opens a menu in the browser's top layer; arrow keys go through it, Esc closes it. */
-export function Menu({ label, className = "icon-button", items, children }: Given) {
+export function Menu({ label, className = "icon-button", named = false, items, children }: Given) {
   const id = useId();
   const [open, setOpen] = useState(false);
   const button = useRef<HTMLButtonElement>(null);
@@ -50,7 +52,7 @@ export function Menu({ label, className = "icon-button", items, children }: Give
         type="button"
         ref={button}
         className={className}
-        aria-label={label}
+        aria-label={named ? undefined : label}
         title={label}
         aria-haspopup="menu"
         aria-expanded={open}

@@ -275,7 +275,8 @@ def test_conversations_are_searched_renamed_archived_and_deleted(product, saying
     page.get_by_role("searchbox", name="Search conversations").fill("apples")
     expect(rows).to_have_count(1)
     page.get_by_role("button", name="Options for “About apples”").click()
-    page.keyboard.press("Enter")  # the first of the menu has the focus: rename
+    expect(page.get_by_role("menuitem", name="Rename")).to_be_focused()
+    page.keyboard.press("Enter")
     page.get_by_label("New title").fill("Orchard")
     page.keyboard.press("Enter")
     page.get_by_role("searchbox", name="Search conversations").fill("")
