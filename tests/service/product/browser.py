@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from argon2 import PasswordHasher
 from fastapi import FastAPI
@@ -24,6 +25,8 @@ from chatwright.service.passwords import Passwords
 from chatwright.service.product import Neighbours
 
 PASSWORD = "correct horse battery"
+# For tests of what happens before the database is asked anything.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from chatwright.errors import UserError
-from tests.service.product.browser import PASSWORD, Service
+from tests.service.product.browser import PASSWORD, Service, on_sqlite
 from tests.service.product.parts import Full
 
 
@@ -246,6 +246,7 @@ def test_people_make_their_own_keys_only_where_the_operator_lets_them(service: S
 
 
 @pytest.mark.parametrize("path", ["/admin/users", "/admin/load", "/admin/settings", "/admin/audit", "/admin/keys"])
+@on_sqlite
 def test_the_operators_routes_are_for_admins_alone(path: str, service: Service):
     assert service.browser("anna").refused("GET", path) == (404, "not_found")
     assert service.browser().refused("GET", path) == (401, "not_signed_in")

@@ -23,7 +23,7 @@ from chatwright.service import generation
 from chatwright.service.api import conversations as routes
 from chatwright.service.database import Database
 from chatwright.service.tables import EventRow, MessageRow
-from tests.service.product.browser import Browser, Event, Service, wait_until
+from tests.service.product.browser import Browser, Event, Service, on_sqlite, wait_until
 from tests.service.product.parts import Counting, Forbidding, Full
 
 LONG = " ".join(f"word{i}" for i in range(20))
@@ -63,6 +63,7 @@ def test_a_reader_comes_back_where_it_was(product: Callable[..., Service], scrip
     assert end.data["message"]["content"] == LONG
 
 
+@on_sqlite
 def test_many_readers_see_the_same(product: Callable[..., Service], scripted: Callable):
     service = product(scripted(LONG, delay=0.005))
     anna = service.browser("anna")
@@ -94,6 +95,7 @@ def test_after_a_refresh_the_text_so_far_and_the_next_events_join(product: Calla
     assert answer["id"] == so_far["id"]
 
 
+@on_sqlite
 def test_streams_of_one_person_are_bounded_and_a_reader_who_leaves_makes_room(
     product: Callable[..., Service], scripted: Callable, monkeypatch: pytest.MonkeyPatch
 ):
@@ -113,6 +115,7 @@ def test_streams_of_one_person_are_bounded_and_a_reader_who_leaves_makes_room(
     elsewhere.ok("POST", f"{path}/stop")
 
 
+@on_sqlite
 def test_an_answer_goes_on_when_nobody_reads(product: Callable[..., Service], scripted: Callable):
     anna = product(scripted(LONG, delay=0.01)).browser("anna")
     id = anna.conversation()
@@ -159,6 +162,7 @@ def test_stopping_keeps_what_was_said_and_frees_the_engine(product: Callable[...
     assert anna.ask(id, "And?", answer["id"], settings={"max_tokens": 3})["status"] == "done"
 
 
+@on_sqlite
 def test_an_answer_in_line_can_be_stopped(product: Callable[..., Service], scripted: Callable):
     model = scripted("word " * 240, delay=0.05)
     service = product(model, at_once=1, waiting_places=4)
@@ -172,6 +176,7 @@ def test_an_answer_in_line_can_be_stopped(product: Callable[..., Service], scrip
     assert len(model.engine.prompts) == 1
 
 
+@on_sqlite
 def test_too_many_answers_are_refused_with_the_time_to_wait(product: Callable[..., Service], scripted: Callable):
     service = product(scripted("word " * 240, delay=0.05), at_once=1, waiting_places=5)
     anna, ben = service.browser("anna"), service.browser("ben")
@@ -221,6 +226,7 @@ def test_a_cut_answer_goes_on_in_place(way: str, product: Callable[..., Service]
     assert anna.refused("POST", f"/conversations/{id}/messages/{cut['id']}/continue") == (409, "cannot_continue")
 
 
+@on_sqlite
 def test_a_reader_from_before_gets_the_whole_text_when_an_answer_goes_on(
     product: Callable[..., Service], scripted: Callable
 ):
@@ -246,6 +252,7 @@ def test_continue_is_a_question_like_any_other_where_nothing_was_cut(service: Se
 # ---- what goes wrong ----
 
 
+@on_sqlite
 def test_a_model_that_fails_leaves_a_kind_notice_and_no_secret(product: Callable[..., Service], scripted: Callable):
     def fail(_: str) -> str:
         raise ZeroDivisionError("planted secret")
@@ -340,6 +347,7 @@ def test_an_answer_found_bad_is_taken_back_and_stops_the_engine(
     assert anna.refused("PUT", path, {"vote": "up"}) == (409, "not_allowed")
 
 
+@on_sqlite
 def test_metrics_are_told(product: Callable[..., Service], scripted: Callable):
     metrics = Counting()
     anna = product(scripted("Tokyo."), metrics=metrics).browser("anna")
@@ -352,6 +360,7 @@ def test_metrics_are_told(product: Callable[..., Service], scripted: Callable):
     assert metrics.waits
 
 
+@on_sqlite
 def test_the_limiter_is_asked_before_the_engine(product: Callable[..., Service], scripted: Callable):
     limiter = Full("messages_account")
     service = product(scripted("Tokyo."), limiter=limiter)
@@ -504,6 +513,7 @@ def test_what_a_killed_process_left_is_joined_from_its_events(database: Database
         assert session.scalars(sa.select(EventRow)).all() == []
 
 
+@on_sqlite
 def test_json_of_events_is_one_line_whatever_is_said(product: Callable[..., Service], scripted: Callable):
     evil = "</script><img src=x onerror=alert(1)>\r\n\ndata: x\u2028"
     anna = product(scripted(evil)).browser("anna")

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from chatwright.service import security
 from chatwright.service.api.context import source_of
 from chatwright.service.security import LARGEST_BODY
-from tests.service.product.browser import Service
+from tests.service.product.browser import Service, on_sqlite
 
 JSON = {"content-type": "application/json"}
 
@@ -86,6 +86,7 @@ def things(product: Callable[..., Service], scripted: Callable) -> tuple[Service
     return service, ids
 
 
+@on_sqlite
 def test_every_route_with_an_id_is_covered_here(service: Service):
     found = with_ids(service)
     assert {route for route in found if route[1].startswith("/api/")} == set(BODIES) | PUBLIC
@@ -136,6 +137,7 @@ def test_every_route_with_an_id_gives_404_for_what_is_not_there(things: tuple[Se
     assert service.browser().log_in("anna").read(ids["conversation_id"])["title"]
 
 
+@on_sqlite
 def test_every_changing_route_refuses_forged_requests(things: tuple[Service, dict[str, str]]):
     service, ids = things
     anna = service.browser().log_in("anna")
@@ -176,6 +178,7 @@ def test_every_changing_route_refuses_forged_requests(things: tuple[Service, dic
         ("/..%2f..%2fpyproject.toml", 404),
     ],
 )
+@on_sqlite
 def test_every_response_has_the_headers_that_bind_browsers(path: str, status: int, service: Service):
     response = httpx.get(f"{service.address}{path}")
     assert response.status_code == status
@@ -194,6 +197,7 @@ def test_every_response_has_the_headers_that_bind_browsers(path: str, status: in
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE"])
+@on_sqlite
 def test_a_method_that_is_not_there_is_refused_with_the_headers_too(method: str, service: Service):
     response = httpx.request(method, f"{service.address}/api/session")
     assert response.status_code in (404, 405)
@@ -218,6 +222,7 @@ def test_what_people_write_comes_back_as_data_and_never_as_a_page(service: Servi
         assert "onerror" not in anna.http.get(url).text
 
 
+@on_sqlite
 def test_a_body_that_does_not_arrive_is_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
     host, port = service.address.removeprefix("http://").split(":")
@@ -232,6 +237,7 @@ def test_attempts_are_counted_by_the_network_of_one_customer():
     assert source_of("testclient") == "testclient"
 
 
+@on_sqlite
 def test_bodies_are_bounded(service: Service):
     anna = service.browser("anna")
     headers = {**JSON, "X-CSRF-Token": anna.session["csrf_token"]}
@@ -268,6 +274,7 @@ def test_bodies_are_bounded(service: Service):
         (b'{"settings": {"max_tokens": 1e400}}', "invalid_value"),
     ],
 )
+@on_sqlite
 def test_a_body_that_makes_no_sense_is_refused(content: bytes, code: str, service: Service):
     anna = service.browser("anna")
     headers = {**JSON, "X-CSRF-Token": anna.session["csrf_token"]}
