@@ -63,7 +63,8 @@ def create_app(
     given = neighbours or Neighbours()
     limiter, moderator = given.limiter or Limiter(), given.moderator or Moderator()
     stored = Database(database)
-    product = Product(models, line, stored, replace(given, limiter=limiter, moderator=moderator, metrics=metrics))
+    stored.waited = metrics.database_wait
+    product = Product(models, line, stored, replace(given, limiter=limiter, moderator=moderator))
     access = Access(keys or product.context.keys, keyless=keyless)
     api = Api(models, line, access, limiter, moderator, metrics)
 

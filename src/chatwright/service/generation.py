@@ -22,7 +22,7 @@ from chatwright.service.answers import End, answer
 from chatwright.service.database import Database
 from chatwright.service.line import Job, Line, LineFull
 from chatwright.service.load import Meter
-from chatwright.service.parts import Metrics, Moderator
+from chatwright.service.moderation import Moderator
 from chatwright.service.refusal import Refusal
 from chatwright.service.tables import ConversationRow, EventRow, MessageRow
 from chatwright.service.turns import Task, judged
@@ -129,12 +129,11 @@ class Answers:
         *,
         meter: Meter,
         moderator: Moderator | None = None,
-        metrics: Metrics | None = None,
         on_end: Callable[[Live], None] = lambda _: None,
     ) -> None:
         """on_end: told of each answer that is done, after its end is on disk."""
         self._database, self._line, self._meter = database, line, meter
-        self._moderator, self._metrics, self._on_end = moderator, metrics, on_end
+        self._moderator, self._on_end = moderator, on_end
         self._live: dict[str, Live] = {}
         self._dirty, self._finishing = asyncio.Event(), asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -226,7 +225,7 @@ class Answers:
                 end = piece
                 continue
             if not live.pieces:
-                self._began(live)
+                self._meter.first(time.monotonic() - live.asked)
             live.say(piece)
             self._meter.piece()
             self._dirty.set()
@@ -239,18 +238,8 @@ class Answers:
             return blocked
         if end is None:
             return Outcome("interrupted" if live.wanted else "stopped")
-        seconds = time.monotonic() - live.asked
-        self._meter.ended(seconds)
-        if self._metrics is not None:
-            task = live.task
-            self._metrics.answered_chat(task.model.name, end.reason, len(task.prompt), end.tokens, seconds)
+        self._meter.ended(time.monotonic() - live.asked)
         return Outcome("done", end.reason, end.tokens)
-
-    def _began(self, live: Live) -> None:
-        seconds = time.monotonic() - live.asked
-        self._meter.first(seconds)
-        if self._metrics is not None:
-            self._metrics.first_token(live.task.model.name, seconds)
 
     async def _blocked(self, live: Live) -> Outcome | None:
         """The end of an answer that may not be said."""

@@ -105,12 +105,6 @@ class Metrics:
         """A writer waited so long for its turn."""
         self._database.observe(seconds)
 
-    def first_token(self, model: str, seconds: float) -> None:
-        """Seen at the engine already."""
-
-    def answered_chat(self, model: str, reason: str, prompt_tokens: int, answer_tokens: int, seconds: float) -> None:
-        """Seen at the engine already."""
-
     def text(self) -> bytes:
         """All of it as Prometheus reads it."""
         return generate_latest(self._registry)

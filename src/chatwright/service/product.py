@@ -23,10 +23,11 @@ from chatwright.service.conversations import Conversations
 from chatwright.service.database import Database
 from chatwright.service.feedback import Feedback
 from chatwright.service.generation import Answers, Live, forget_events, mark_interrupted
+from chatwright.service.limits import Limiter
 from chatwright.service.line import Line
 from chatwright.service.load import Meter
 from chatwright.service.models import LoadedModel
-from chatwright.service.parts import Limiter, Metrics, Moderator
+from chatwright.service.moderation import Moderator
 from chatwright.service.passwords import Passwords
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import WholeBodies
@@ -51,7 +52,6 @@ class Neighbours:
 
     limiter: Limiter | None = None
     moderator: Moderator | None = None
-    metrics: Metrics | None = None
     passwords: Passwords | None = None
     brakes: Brakes | None = None
     public: str | None = None
@@ -75,11 +75,8 @@ class Product:
             line,
             meter=meter,
             moderator=neighbours.moderator,
-            metrics=neighbours.metrics,
             on_end=self._ended,
         )
-        if neighbours.metrics is not None:
-            database.waited = neighbours.metrics.database_wait
         self.context = Context(
             database=database,
             models=models,

@@ -16,7 +16,7 @@ from chatwright.records import Message
 from chatwright.service.conversations import owned, read_tree, title_of, touch
 from chatwright.service.database import Database
 from chatwright.service.models import LoadedModel
-from chatwright.service.parts import Decision
+from chatwright.service.moderation import Decision
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.tables import ComparisonRow, ConversationRow, EventRow, MessageRow, User, new_id
 from chatwright.service.tree import Tree, asks_to_go_on, spoken

@@ -29,24 +29,6 @@ class Forbidding:
 
 
 @dataclass
-class Counting:
-    """Metrics that remember what they were told."""
-
-    firsts: list[tuple[str, float]] = field(default_factory=list)
-    answers: list[tuple[str, str, int, int, float]] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
-
-    def first_token(self, model: str, seconds: float) -> None:
-        self.firsts.append((model, seconds))
-
-    def answered_chat(self, model: str, reason: str, prompt_tokens: int, answer_tokens: int, seconds: float) -> None:
-        self.answers.append((model, reason, prompt_tokens, answer_tokens, seconds))
-
-    def database_wait(self, seconds: float) -> None:
-        self.waits.append(seconds)
-
-
-@dataclass
 class Full:
     """A limiter whose one bucket is empty when `closed`."""
 

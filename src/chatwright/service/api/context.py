@@ -21,11 +21,12 @@ from chatwright.service.conversations import Conversations
 from chatwright.service.database import Database
 from chatwright.service.feedback import Feedback
 from chatwright.service.generation import Answers
+from chatwright.service.limits import Limiter
 from chatwright.service.line import Line
 from chatwright.service.load import Meter
 from chatwright.service.models import LoadedModel
+from chatwright.service.moderation import Moderator
 from chatwright.service.openai_api import ApiError
-from chatwright.service.parts import Limiter, Moderator
 from chatwright.service.passwords import Passwords
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import CHANGING, check_csrf, check_origin
