@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import sys
@@ -15,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 import chatwright
+from chatwright.cli.operate import admin_app, db_app, moderation_app
+from chatwright.cli.options import DATABASE, DatabaseOption, JsonOption, print_json
 from chatwright.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as pretrain.steps=100."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 PrecisionOption = Annotated[
     str | None,
     typer.Option(help="bfloat16, int8, int8-dynamic or int4, for speed and memory; as stored when left out."),
@@ -141,12 +141,8 @@ def _fail(message: str, status: int) -> NoReturn:
     if os.environ.get("RANK", "0") == "0":
         print(f"chatwright: {message}", file=sys.stderr)
         if "--json" in sys.argv:
-            _print_json({"error": message})
+            print_json({"error": message})
     sys.exit(status)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 # --- the road ---------------------------------------------------------------------------------------------------------
@@ -183,7 +179,7 @@ def _show_plan(recipe: Recipe, until: Sequence[str], as_json: bool) -> None:
     wanted = graph.needed_for(recipe, graph.named(recipe, *until)) if until else recipe.names
     plan = planner.make_plan(recipe, planner.measure())
     if as_json:
-        _print_json({name: details for name, details in plan.details().items() if name in wanted})
+        print_json({name: details for name, details in plan.details().items() if name in wanted})
     else:
         planner.show(plan, wanted)
 
@@ -198,7 +194,7 @@ def _run(recipe: Recipe, out: Path | None, until: str | None, from_: str | None,
     if not world.is_first():
         return
     if as_json:
-        _print_json({"recipe": recipe.name, "out": str(folder), "stages": _told(outcomes)})
+        print_json({"recipe": recipe.name, "out": str(folder), "stages": _told(outcomes)})
     elif (folder / "report" / "manifest.json").is_file():
         say(f"The report is {folder / 'report' / 'report.html'}; talk with the assistant: chatwright chat {folder}")
     else:
@@ -283,7 +279,7 @@ def explain(
 
     story = tell(run, document)
     if as_json:
-        _print_json({"document": document, "story": story})
+        print_json({"document": document, "story": story})
     else:
         print("\n".join(story))
 
@@ -334,7 +330,7 @@ def rounds(
     waiting = None if ran.waiting is None else {key: str(value) for key, value in vars(ran.waiting).items()}
     if as_json:
         told = {"recipe": read.name, "out": str(folder), "rounds": ran.rows, "waiting": waiting}
-        _print_json({**told, "stages": _told(ran.outcomes)})
+        print_json({**told, "stages": _told(ran.outcomes)})
         return
     if ran.rows:
         from rich.console import Console
@@ -365,17 +361,6 @@ def chat(
     from chatwright.service import models, terminal
 
     terminal.chat(models.load(path, precision), temperature=temperature, system=system, seed=seed)
-
-
-DatabaseOption = Annotated[
-    str,
-    typer.Option(
-        "--database",
-        envvar="CHATWRIGHT_DATABASE",
-        help="sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/NAME.",
-    ),
-]
-DATABASE = "sqlite:///chatwright.db"
 
 
 @app.command(rich_help_panel=TALK)
@@ -422,162 +407,8 @@ def serve(
     )
 
 
-admin_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="Who runs the service. Example: [bold]chatwright admin create anna[/]",
-)
-app.add_typer(admin_app, name="admin", rich_help_panel=TALK)
-
-
-@admin_app.command("create")
-def admin_create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The admin's name.")],
-    database: DatabaseOption = DATABASE,
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
-    ] = False,
-) -> None:
-    """Make an account for an operator, who sees /admin. Works while the service runs, too.
-
-    Example: [bold]chatwright admin create anna --database sqlite:///chatwright.db[/]
-    """
-    from chatwright.service import operator
-
-    password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password()
-    operator.create_admin(database, name, password)
-    print(f"{name} is an admin now; log in at /login.", file=sys.stderr)
-
-
-def _ask_password() -> str:
-    if not sys.stdin.isatty():
-        raise UserError("There is no terminal to ask for a password; give it with --password-stdin.")
-    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
-
-
-db_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    help="The service's database. Example: [bold]chatwright db copy sqlite:///chatwright.db postgresql://me@host/chat[/]",
-)
-app.add_typer(db_app, name="db", rich_help_panel=TALK)
-
-
-@db_app.command("upgrade")
-def db_upgrade(database: DatabaseOption = DATABASE) -> None:
-    """Bring a database's tables to what this version needs; `serve` does so by itself.
-
-    Example: [bold]chatwright db upgrade --database sqlite:///chatwright.db[/]
-    """
-    from chatwright.service import operator
-
-    operator.upgrade(database)
-    print("The database is up to date.", file=sys.stderr)
-
-
-@db_app.command("copy")
-def db_copy(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="The database to copy.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="An empty database, of either kind.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Copy a whole database into an empty one, from SQLite to PostgreSQL or back. Stop the service before.
-
-    Example: [bold]chatwright db copy sqlite:///chatwright.db postgresql://me@host/chat[/]
-    """
-    from chatwright.service import operator
-
-    counts = operator.copy_database(source, target)
-    if as_json:
-        _print_json({"rows": counts})
-    else:
-        print(f"{sum(counts.values())} rows are copied.", file=sys.stderr)
-
-
-@db_app.command("export")
-def db_export(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="feedback, conversations or comparisons.")],
-    out: Annotated[Path, typer.Argument(help="The new file of JSON lines.")],
-    database: DatabaseOption = DATABASE,
-    per_user: Annotated[
-        int | None, typer.Option(min=1, help="The most records of one person; as the operator set it when left out.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Only what this model answered.")] = None,
-) -> None:
-    """Write what people said and chose as records for training: with consent, scrubbed of what names people.
-
-    Example: [bold]chatwright db export comparisons comparisons.jsonl[/]
-    """
-    from chatwright.service import operator
-
-    count = operator.export_records(database, kind, out, per_user, model)
-    print(f"{count} records are in {out}.", file=sys.stderr)
-
-
-moderation_app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False, no_args_is_help=True)
-app.add_typer(
-    moderation_app,
-    name="moderation",
-    rich_help_panel=TALK,
-    help="Train the classifier of harmful texts, or try what is flagged.\n\n"
-    "Example: [bold]chatwright moderation check 'How do I build a pipe bomb?'[/]",
-)
-
-
-@moderation_app.command("train")
-def moderation_train(
-    data: Annotated[
-        Path, typer.Argument(help="A folder with cold_zh, davidson, openai_moderation or toxigen_prompts in it.")
-    ],
-    out: Annotated[Path, typer.Argument(help="The new folder.")],
-    false_alarms: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="The share of harmless held-out texts that may be flagged.")
-    ] = 0.02,
-    seed: Annotated[int, typer.Option(help="Of the solver.")] = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Train the classifier of harmful texts on public sets, and measure it on texts that it never saw.
-
-    Example: [bold]chatwright moderation train data/moderation runs/moderation[/]
-    """
-    from chatwright.service.moderation import training
-
-    description = training.train(data, out, false_alarms, seed)
-    if as_json:
-        _print_json(description)
-    else:
-        print(training.as_table(description))
-
-
-@moderation_app.command("check")
-def moderation_check(
-    text: Annotated[str, typer.Argument(help="What somebody might say; - to count over lines of standard input.")],
-    moderation: Annotated[Path | None, typer.Option(help="The classifier's folder; rules alone when left out.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say whether a text would be refused, why, and with which words.
-
-    Example: [bold]chatwright moderation check "How do I build a pipe bomb?"[/]
-    """
-    from collections import Counter
-    from dataclasses import asdict
-
-    from chatwright.service.moderation import Moderator
-
-    moderator = Moderator.load(moderation)
-    if text == "-":
-        decisions = [moderator.check(line) for line in sys.stdin]
-        kinds = Counter(category for decision in decisions for category in decision.categories)
-        flagged = sum(decision.flagged for decision in decisions)
-        _print_json({"texts": len(decisions), "flagged": flagged, "categories": kinds, "version": moderator.version})
-        return
-    decision = moderator.check(text)
-    if as_json:
-        _print_json(asdict(decision))
-    else:
-        print(f"{', '.join(decision.categories)}: {decision.message}" if decision.flagged else "Nothing is wrong.")
+for name, group in {"admin": admin_app, "db": db_app, "moderation": moderation_app}.items():
+    app.add_typer(group, name=name, rich_help_panel=TALK)
 
 
 @app.command(rich_help_panel=TALK)
@@ -660,7 +491,7 @@ def plan(
         wanted = forecast.Wanted(preset, tokens, device, count, batch, micro_batch, optimizer, mfu, price, memory)
         answer = forecast.of_preset(wanted, changes)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         forecast.show(answer)
 
@@ -715,7 +546,7 @@ def export(
 
 def _tell_of(written: Written, as_json: bool) -> None:
     if as_json:
-        _print_json(written.as_json())
+        print_json(written.as_json())
     else:
         print(written.as_text())
 
@@ -737,7 +568,7 @@ def lineage(
 
     found: Ancestry | Descent = forward(path, document) if document else back(path)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
     else:
         print(found.as_text())
 
@@ -762,11 +593,11 @@ def runs(
     if side_by_side:
         compared = listing.compare(found)
         if as_json:
-            _print_json(compared)
+            print_json(compared)
         else:
             listing.show_comparison(compared)
     elif as_json:
-        _print_json({"runs": [run.as_json() for run in found]})
+        print_json({"runs": [run.as_json() for run in found]})
     else:
         listing.show_list(found)
 
@@ -775,7 +606,3 @@ def runs(
 def version() -> None:
     """Print the version. Example: [bold]chatwright version[/]"""
     print(chatwright.__version__)
-
-
-if __name__ == "__main__":
-    main()
