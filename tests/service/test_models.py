@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chatwright.errors import UserError
-from chatwright.service.models import load, resolve_model
+from chatwright.service.models import load, load_all, resolve_model
 
 
 def finish(folder: Path) -> None:
@@ -37,3 +37,10 @@ def test_a_path_without_a_model_says_what_to_run(tmp_path: Path):
         load(tmp_path / "none")
     with pytest.raises(UserError, match=r"no finished model.*chatwright run"):
         load(tmp_path)
+
+
+def test_two_models_of_one_name_are_refused_before_any_is_loaded(tmp_path: Path):
+    for run in ("one", "other"):
+        finish(tmp_path / run / "mine")
+    with pytest.raises(UserError, match="both have the name mine"):
+        load_all([tmp_path / "one" / "mine", tmp_path / "other" / "mine"])

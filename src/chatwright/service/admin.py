@@ -112,7 +112,7 @@ class Admin:
         with self._database.read() as session:
             rows, total = page.of(session, joined.order_by(FeedbackRow.updated_at.desc(), FeedbackRow.message_id))
             votes = joined.with_only_columns(FeedbackRow.vote, sa.func.count()).group_by(FeedbackRow.vote)
-            counts = dict(session.execute(votes).tuples().all())
+            counts = {row.vote: row[1] for row in session.execute(votes)}
             tags = _tags(session, [row[0].message_id for row in rows])
         items = [
             {

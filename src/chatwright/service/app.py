@@ -27,7 +27,7 @@ from chatwright.service.models import LoadedModel
 from chatwright.service.openai_api import ApiError, ChatRequest, Reply, model_card, parse_request, server_sent
 from chatwright.service.pages import PageFiles
 from chatwright.service.product import Neighbours, Product, as_refusal
-from chatwright.service.security import LARGEST_BODY, SecurityHeaders
+from chatwright.service.security import LARGEST_BODY, SecurityHeaders, host_of
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
@@ -125,7 +125,10 @@ def serve(
 
     On another host than loopback, any Host header is answered.
     """
-    hosts = LOOPBACK if host in LOOPBACK else ("*",)
+    hosts = list(LOOPBACK) if host in LOOPBACK else ["*"]
+    public = neighbours.public if neighbours is not None else None
+    if public is not None:
+        hosts.append(host_of(public))
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -136,7 +139,7 @@ def serve(
             app,
             log_level="warning",
             timeout_graceful_shutdown=GRACE_SECONDS,
-            proxy_headers=neighbours is not None and neighbours.public is not None,  # else anybody could write them
+            proxy_headers=public is not None,  # without a proxy before it, anybody could write them
         )
         _Server(config, app.state.line).run(sockets=[listening])
 

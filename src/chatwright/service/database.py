@@ -94,6 +94,11 @@ class Database:
         except command.util.CommandError as error:
             raise UserError(f"The database {self} is of another version of chatwright: {error}.") from None
 
+    def check(self) -> None:
+        """Raises when the database cannot be read."""
+        with self.read() as session:
+            session.execute(sa.text("SELECT 1"))
+
     def size(self) -> int | None:
         """Bytes on disk."""
         with self.read() as session:

@@ -29,6 +29,7 @@ from chatwright.service.turns import Task, judged
 
 FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
 RETRY_SECONDS = 1.0  # after the database failed
+CLOSE_SECONDS = 5.0
 RETRY_AFTER = 5.0
 CHECK_CHARACTERS = 200  # of new text before the moderator looks again
 MOST_RUNNING = 4  # answers of one person
@@ -146,8 +147,9 @@ class Answers:
         """Break off what is under way, and have it on disk."""
         for live in list(self._live.values()):
             self._cancel(live)
-        while self._live:
-            await asyncio.gather(*(live.ended.wait() for live in list(self._live.values())))
+        with suppress(TimeoutError):  # a database that fails for good; the next start ends what is left
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*(live.ended.wait() for live in list(self._live.values())))
         if self._writer is not None:
             self._writer.cancel()
             with suppress(asyncio.CancelledError):

@@ -24,6 +24,8 @@ class PageFiles(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file, or the page for one of its addresses."""
+        if scope["path"].startswith(("/api/", "/v1/")):  # whatever `..` makes of the rest
+            raise HTTPException(404)
         first, *rest = Path(path).parts or ("",)
         if first in ("", *ADDRESSES) and not (self.folder / "index.html").is_file():
             return PlainTextResponse(NOT_BUILT, 503)

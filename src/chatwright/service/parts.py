@@ -10,7 +10,7 @@ class Limiter(Protocol):
     """Counts what accounts and sources use. Safe in any thread."""
 
     def hit(self, bucket: str, key: str, cost: int = 1) -> None:
-        """Count it. ApiError 429, with the seconds to wait, when it is too much."""
+        """Count it. ApiError 429, with the seconds to wait, when it is too much. A cost of 0 asks if any is left."""
 
     def configure(self, rates: Mapping[str, str]) -> None:
         """Take new rates, `"20/minute"` a bucket, "" for no limit. UserError when one cannot be read."""

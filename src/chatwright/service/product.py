@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,9 @@ class Product:
             self.context.database.close()
 
     def _ended(self, live: Live) -> None:
+        """An answer is over: count what it took, and perhaps name its conversation."""
+        with suppress(Refusal):  # who has used too much is refused at the next question
+            self.context.within("tokens_account", live.task.user_id, len(live.task.prompt) + len(live.pieces))
         if live.outcome is not None and live.outcome.status == "done":
             self._titles.after(live.task.conversation_id, live.task.model)
 

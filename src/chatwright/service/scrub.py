@@ -104,15 +104,16 @@ RULES = (
     Rule("id", re.compile(rf"{_L}\d{{3}}-\d{{2}}-\d{{4}}{_R}", re.ASCII), _social_security),
     Rule("ip", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d]|\.\d)", re.ASCII), _address),
     Rule("ip", re.compile(r"(?<![0-9A-Fa-f:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![0-9A-Fa-f:])"), _address),
-    # +86 138 0013 8000, (020) 7946 0958: with a sign, a bracket or a zero in front.
+    # A Chinese mobile number.
+    Rule("phone", re.compile(rf"(?<![0-9A-Za-z+])(?:(?:\+|00)86[ -]?)?1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_R}", re.ASCII)),
+    # +44 20 7946 0958, (020) 7946 0958: with a sign, two zeros or a bracket in front.
     Rule(
         "phone",
         re.compile(r"(?<![\w.+])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]{0,2}\(?\d{1,4}\)?){2,6}(?!\d|\w)", re.ASCII),
         _phone,
     ),
     Rule("phone", re.compile(r"(?<![\w.])\(\d{2,5}\)[ -]?\d{2,4}(?:[ .-]?\d{2,4}){1,3}(?!\d|\w)", re.ASCII), _phone),
-    # A Chinese mobile number, and a landline with its area code.
-    Rule("phone", re.compile(rf"{_L}1[3-9]\d(?:[ -]?\d{{4}}){{2}}{_R}", re.ASCII)),
+    # A Chinese landline with its area code.
     Rule("phone", re.compile(rf"{_L}0\d{{2,3}}[ -]\d{{7,8}}{_R}", re.ASCII)),
     # 415-555-0132, 415.555.0132, 020 7946 0958.
     Rule("phone", re.compile(r"(?<![\w.-])\d{3}[ .-]\d{3}[ .-]\d{4}(?![\w-])", re.ASCII)),

@@ -9,6 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatwright.errors import UserError
 from chatwright.service.refusal import Refusal
 from chatwright.service.sessions import csrf_matches
 
@@ -115,6 +116,18 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+def host_of(public: str) -> str:
+    """The name in a service's own address. UserError when it is no address of a site.
+
+    >>> host_of("https://chat.example.org")
+    'chat.example.org'
+    """
+    parts = urlsplit(public)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise UserError(f"{public} is not the address of a site; write it as in https://chat.example.org.")
+    return parts.hostname
 
 
 def check_origin(origin: str | None, host: str, public: str | None) -> None:

@@ -11,7 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from chatwright.service.database import Database
 from chatwright.service.tables import SettingRow
 
-BUCKETS = ("messages_account", "messages_source", "tokens_account", "key_requests", "key_tokens", "signup_source")
+RATES = {
+    "messages_account": "30/minute",
+    "messages_source": "120/minute",
+    "tokens_account": "300000/hour",
+    "signup_source": "10/hour",
+    "key_requests": "120/minute",
+    "key_tokens": "1000000/hour",
+    "key_source": "600/minute",
+}
 ROW = "operator"
 
 
@@ -24,7 +32,7 @@ class AdminSettings(BaseModel):
     limit such as "20/minute", "" for none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     signup: bool = True
     guests: bool = False
@@ -35,22 +43,15 @@ class AdminSettings(BaseModel):
     user_keys: bool = False
     export_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     retention_guest_days: Annotated[int, Field(ge=1, le=3650)] = 30
-    rates: dict[str, str] = {
-        "messages_account": "30/minute",
-        "messages_source": "120/minute",
-        "tokens_account": "",
-        "key_requests": "",
-        "key_tokens": "",
-        "signup_source": "20/hour",
-    }
+    rates: dict[str, str] = Field(default_factory=RATES.copy)
 
     @field_validator("rates")
     @classmethod
     def _buckets_exist(cls, rates: dict[str, str]) -> dict[str, str]:
-        unknown = sorted(set(rates) - set(BUCKETS))
+        unknown = sorted(set(rates) - set(RATES))
         if unknown:
-            raise ValueError(f"there is no limit {unknown[0]!r}; there are {', '.join(BUCKETS)}")
-        return {**cls.model_fields["rates"].default, **rates}
+            raise ValueError(f"there is no limit {unknown[0]!r}; there are {', '.join(RATES)}")
+        return {**RATES, **rates}
 
 
 class SettingsStore:

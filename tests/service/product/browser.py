@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from argon2 import PasswordHasher
 from fastapi import FastAPI
@@ -23,6 +25,8 @@ from chatwright.service.passwords import Passwords
 from chatwright.service.product import Neighbours
 
 PASSWORD = "correct horse battery"
+# For tests of what happens before the database is asked anything.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
@@ -61,7 +65,7 @@ class Browser:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.http = httpx.Client(base_url=address, timeout=60, headers={"Origin": address})
+        self.http = httpx.Client(base_url=address, timeout=60, headers={"Origin": address}, verify=False)
         self.session: dict[str, Any] = {}
         self.refresh()
 
@@ -166,6 +170,16 @@ class Service:
         self.parts.settings.change(settings, self.parts.apply)
 
 
+class QuickServer(uvicorn.Server):
+    """Ends as soon as it is told to, not at the next tenth of a second."""
+
+    async def main_loop(self) -> None:
+        """Until it is told to end."""
+        await self.on_tick(0)
+        while not self.should_exit:
+            await asyncio.sleep(0.01)
+
+
 @contextlib.contextmanager
 def serving_product(models: Sequence[LoadedModel], database_url: str, **options: Any) -> Iterator[Service]:
     """Serve models on a free port of loopback, with cheap passwords and without titles by models."""
@@ -174,7 +188,7 @@ def serving_product(models: Sequence[LoadedModel], database_url: str, **options:
     neighbours = Neighbours(passwords=Passwords(CHEAP), **options)
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_app({model.name: model for model in models}, database=database_url, neighbours=neighbours, **sizes)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    server = QuickServer(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:

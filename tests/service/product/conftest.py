@@ -6,11 +6,14 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,47 +26,22 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
 ]
 
 
-def as_postgres(*words: str | Path) -> list[str]:
-    """A command as the user that PostgreSQL may run as: it refuses root."""
-    return ["runuser", "-u", "postgres", "--", *map(str, words)] if os.getuid() == 0 else list(map(str, words))
-
-
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL server of our own on loopback, from the system's package; gives an address without a database."""
     if not POSTGRES:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("postgres", numbered=True)
-    data = folder / "data"
-    data.mkdir()
-    if os.getuid() == 0:
-        for path in (folder, *folder.parents):  # pytest's folders are for their owner alone
-            if path.is_relative_to("/tmp") and path != Path("/tmp"):
-                path.chmod(0o755)
-        shutil.chown(data, "postgres")
+    user: dict[str, Any] = {"user": "postgres", "extra_groups": []} if os.getuid() == 0 else {}  # it refuses root
+    folder = Path(tempfile.mkdtemp(prefix="chatwright-postgres-"))
+    if user:
+        shutil.chown(folder, "postgres")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    initdb = [
-        POSTGRES[-1] / "initdb",
-        "-D",
-        data,
-        "-U",
-        "chat",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale=C.UTF-8",
-        "--no-sync",
-    ]
-    subprocess.run(as_postgres(*initdb), check=True, capture_output=True, cwd="/")
-    # Nothing here outlives the tests, so the disk need not be waited for.
-    options = ["-p", port, "-h", "127.0.0.1", "-k", data, "-F", "-c", "max_connections=300"]
-    server = subprocess.Popen(
-        as_postgres(POSTGRES[-1] / "postgres", "-D", data, *map(str, options)),
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
+    made = ["-D", folder, "-U", "chat", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+    subprocess.run([POSTGRES[-1] / "initdb", *made], check=True, capture_output=True, cwd="/", **user)
+    # Nothing here outlives the tests, so the disk need not be waited for (-F).
+    options = ["-D", folder, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F", "-c", "max_connections=300"]
+    server = subprocess.Popen([POSTGRES[-1] / "postgres", *options], stderr=subprocess.DEVNULL, cwd="/", **user)
     address = f"postgresql://chat@127.0.0.1:{port}"
     try:
         end = time.monotonic() + 30
@@ -75,8 +53,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             time.sleep(0.05)
         yield address
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # it ends without waiting for its clients
         server.wait()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

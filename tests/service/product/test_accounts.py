@@ -11,14 +11,17 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from chatwright.errors import UserError
 from chatwright.service.accounts import clean_name
+from chatwright.service.app import serve
 from chatwright.service.attempts import Attempts
 from chatwright.service.database import Database
 from chatwright.service.passwords import AT_ONCE, WAITING, Passwords, check_new
+from chatwright.service.product import Neighbours
 from chatwright.service.refusal import Refusal
 from chatwright.service.sessions import ABSOLUTE_SECONDS, IDLE_SECONDS, SEEN_EVERY, Sessions, hashed
 from chatwright.service.tables import ConversationRow, FeedbackRow, MessageRow, SessionRow, User
-from tests.service.product.browser import CHEAP, PASSWORD, Browser, Service
+from tests.service.product.browser import CHEAP, PASSWORD, Browser, Service, on_sqlite
 
 ANNA = {"name": "anna", "password": PASSWORD}
 
@@ -93,6 +96,7 @@ def test_hashing_is_bounded():
         ("anna", "p" * 129, "password"),
     ],
 )
+@on_sqlite
 def test_a_bad_name_or_password_is_refused(name: str, password: str, param: str, service: Service):
     response = service.browser().call("POST", "/signup", {"name": name, "password": password})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
@@ -120,6 +124,7 @@ def token_of(browser: Browser) -> str:
     return browser.http.cookies["chatwright_session"]
 
 
+@on_sqlite
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(service: Service):
     response = httpx.get(f"{service.address}/api/session")
     cookie = response.headers["set-cookie"]
@@ -130,11 +135,18 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(service: Service)
     assert response.headers["cache-control"] == "no-store"
 
 
+@on_sqlite
 def test_behind_https_the_cookie_is_for_this_host_alone(product: Callable[..., Service], scripted: Callable):
     service = product(scripted("Hi."), public="https://chat.example.org")
     cookie = httpx.get(f"{service.address}/api/session").headers["set-cookie"]
     assert cookie.startswith("__Host-chatwright_session=")
     assert "Secure" in cookie
+
+
+@pytest.mark.parametrize("public", ["chat.example.org", "ftp://chat.example.org", "https://", "https://a.example/chat"])
+def test_what_is_no_address_of_a_site_is_refused(public: str):
+    with pytest.raises(UserError, match=r"write it as in https://chat\.example\.org"):
+        serve({}, port=0, database="sqlite://", neighbours=Neighbours(public=public))
 
 
 def test_only_the_hash_of_a_token_is_kept(service: Service):
@@ -203,6 +215,7 @@ def test_logging_out_everywhere(service: Service):
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://127.0.0.1", "http://127.0.0.1:1"])
+@on_sqlite
 def test_a_request_from_another_sites_page_is_refused(origin: str | None, service: Service):
     anna = service.browser("anna")
     del anna.http.headers["Origin"]
@@ -211,6 +224,7 @@ def test_a_request_from_another_sites_page_is_refused(origin: str | None, servic
     assert anna.ok("GET", "/conversations")["items"] == []
 
 
+@on_sqlite
 def test_a_request_without_the_pages_token_is_refused(service: Service):
     anna, mallory = service.browser("anna"), service.browser()
     for token in ("", "x" * 64, "ü", mallory.session["csrf_token"]):
@@ -221,6 +235,7 @@ def test_a_request_without_the_pages_token_is_refused(service: Service):
     assert anna.refused("POST", "/login", ANNA) == (403, "csrf_failed")
 
 
+@on_sqlite
 def test_a_form_cannot_speak_to_the_api(service: Service):
     anna = service.browser("anna")
     headers = {"X-CSRF-Token": anna.session["csrf_token"]}
@@ -231,6 +246,7 @@ def test_a_form_cannot_speak_to_the_api(service: Service):
 # ---- guessing ----
 
 
+@on_sqlite
 def test_guessing_an_account_is_slowed_whether_it_exists_or_not(service: Service):
     service.browser("anna")
     service.parts.brakes.login_account = Attempts(3, 60)
@@ -245,6 +261,7 @@ def test_guessing_an_account_is_slowed_whether_it_exists_or_not(service: Service
     assert response.json()["error"]["retry_after"] == int(response.headers["retry-after"])
 
 
+@on_sqlite
 def test_guessing_many_accounts_from_one_place_is_slowed(service: Service):
     service.parts.brakes.login_source = Attempts(3, 60)
     stranger = service.browser()
@@ -252,6 +269,7 @@ def test_guessing_many_accounts_from_one_place_is_slowed(service: Service):
     assert codes == [401, 401, 401, 429]
 
 
+@on_sqlite
 def test_signing_up_from_one_place_is_slowed(service: Service):
     service.parts.brakes.signup_source = Attempts(2, 60)
     stranger = service.browser()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from chatwright.errors import UserError
-from tests.service.product.browser import PASSWORD, Service
+from tests.service.product.browser import PASSWORD, Service, on_sqlite
 from tests.service.product.parts import Full
 
 
@@ -169,7 +169,7 @@ def test_settings_change_hold_and_outlive_the_process(product: Callable[..., Ser
     changed = admin.ok("PATCH", "/admin/settings", {"signup": False, "rates": {"key_requests": "5/minute"}})
     assert changed["signup"] is False
     assert limiter.rates["key_requests"] == "5/minute"
-    assert limiter.rates["signup_source"] == "20/hour"
+    assert limiter.rates["signup_source"] == "10/hour"
     assert admin.refresh()["config"]["signup"] is False
     for wrong in ({"signup": "no"}, {"comparison_share": 2}, {"unknown": 1}, {"rates": {"x": "1/day"}}, {"rates": 5}):
         assert admin.refused("PATCH", "/admin/settings", wrong) == (400, "invalid_value")
@@ -246,6 +246,7 @@ def test_people_make_their_own_keys_only_where_the_operator_lets_them(service: S
 
 
 @pytest.mark.parametrize("path", ["/admin/users", "/admin/load", "/admin/settings", "/admin/audit", "/admin/keys"])
+@on_sqlite
 def test_the_operators_routes_are_for_admins_alone(path: str, service: Service):
     assert service.browser("anna").refused("GET", path) == (404, "not_found")
     assert service.browser().refused("GET", path) == (401, "not_signed_in")

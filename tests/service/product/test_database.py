@@ -86,6 +86,13 @@ def test_a_write_that_fails_leaves_nothing(database: Database):
         assert session.scalars(sa.select(SettingRow)).all() == []
 
 
+def test_a_database_that_is_gone_is_noticed(database: Database):
+    database.check()
+    gone = Database("postgresql://me@127.0.0.1:1/chat")
+    with pytest.raises(sa.exc.OperationalError):
+        gone.check()
+
+
 def test_many_writers_take_turns_and_readers_do_not_wait(database: Database):
     with database.write() as session:
         session.add(SettingRow(key="count", value={"n": 0}))

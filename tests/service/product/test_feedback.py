@@ -12,7 +12,7 @@ from chatwright.records import Comparison, Conversation, Feedback
 from chatwright.service import operator
 from chatwright.service.exports import pseudonym
 from chatwright.storage import read_jsonl
-from tests.service.product.browser import Browser, Service
+from tests.service.product.browser import Browser, Service, on_sqlite
 from tests.service.product.parts import Forbidding
 
 
@@ -60,6 +60,7 @@ def test_a_rating_can_be_changed_and_taken_back_once_a_version(service: Service)
         {},
     ],
 )
+@on_sqlite
 def test_a_rating_that_makes_no_sense_is_refused(body: dict, service: Service):
     anna = service.browser("anna")
     id = anna.conversation()

@@ -12,8 +12,10 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
+from chatwright.service import security
+from chatwright.service.api.context import source_of
 from chatwright.service.security import LARGEST_BODY
-from tests.service.product.browser import Service
+from tests.service.product.browser import Service, on_sqlite
 
 JSON = {"content-type": "application/json"}
 
@@ -84,6 +86,7 @@ def things(product: Callable[..., Service], scripted: Callable) -> tuple[Service
     return service, ids
 
 
+@on_sqlite
 def test_every_route_with_an_id_is_covered_here(service: Service):
     found = with_ids(service)
     assert {route for route in found if route[1].startswith("/api/")} == set(BODIES) | PUBLIC
@@ -134,6 +137,7 @@ def test_every_route_with_an_id_gives_404_for_what_is_not_there(things: tuple[Se
     assert service.browser().log_in("anna").read(ids["conversation_id"])["title"]
 
 
+@on_sqlite
 def test_every_changing_route_refuses_forged_requests(things: tuple[Service, dict[str, str]]):
     service, ids = things
     anna = service.browser().log_in("anna")
@@ -174,6 +178,7 @@ def test_every_changing_route_refuses_forged_requests(things: tuple[Service, dic
         ("/..%2f..%2fpyproject.toml", 404),
     ],
 )
+@on_sqlite
 def test_every_response_has_the_headers_that_bind_browsers(path: str, status: int, service: Service):
     response = httpx.get(f"{service.address}{path}")
     assert response.status_code == status
@@ -192,6 +197,7 @@ def test_every_response_has_the_headers_that_bind_browsers(path: str, status: in
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "OPTIONS", "TRACE"])
+@on_sqlite
 def test_a_method_that_is_not_there_is_refused_with_the_headers_too(method: str, service: Service):
     response = httpx.request(method, f"{service.address}/api/session")
     assert response.status_code in (404, 405)
@@ -202,7 +208,7 @@ def test_a_method_that_is_not_there_is_refused_with_the_headers_too(method: str,
 def test_what_people_write_comes_back_as_data_and_never_as_a_page(service: Service):
     """What the page must show as text arrives as JSON that no browser takes for HTML."""
     anna = service.browser("anna")
-    evil = "<img src=x onerror=alert(1)></script><svg onload=alert(1)>{{7*7}}\u2028"
+    evil = "<img src=x onerror=alert(1)></script><svg onload=alert(1)>{{7*7}}\u2028."
     id = anna.conversation(title=evil)
     answer = anna.ask(id, evil)
     path = f"/conversations/{id}/messages/{answer['id']}/feedback"
@@ -216,6 +222,22 @@ def test_what_people_write_comes_back_as_data_and_never_as_a_page(service: Servi
         assert "onerror" not in anna.http.get(url).text
 
 
+@on_sqlite
+def test_a_body_that_does_not_arrive_is_not_waited_for(service: Service, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
+    host, port = service.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(f"POST /api/login HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert raw.recv(12) == b"HTTP/1.1 408"
+
+
+def test_attempts_are_counted_by_the_network_of_one_customer():
+    assert source_of("203.0.113.7") == "203.0.113.7"
+    assert source_of("2001:db8:1:2:3:4:5:6") == source_of("2001:db8:1:2::1") == "2001:db8:1:2::/64"
+    assert source_of("testclient") == "testclient"
+
+
+@on_sqlite
 def test_bodies_are_bounded(service: Service):
     anna = service.browser("anna")
     headers = {**JSON, "X-CSRF-Token": anna.session["csrf_token"]}
@@ -252,6 +274,7 @@ def test_bodies_are_bounded(service: Service):
         (b'{"settings": {"max_tokens": 1e400}}', "invalid_value"),
     ],
 )
+@on_sqlite
 def test_a_body_that_makes_no_sense_is_refused(content: bytes, code: str, service: Service):
     anna = service.browser("anna")
     headers = {**JSON, "X-CSRF-Token": anna.session["csrf_token"]}
@@ -270,7 +293,7 @@ def test_random_bytes_and_random_requests_leave_the_server_up(things: tuple[Serv
             raw.shutdown(socket.SHUT_WR)
     strange = [None, 0, -1, 1e308, "", "\u202e", [], {}, [[]], True, "x" * 70_000, {"a": None}, 2**70]
     every = [route for route in routes(service.app.routes) if route.path.startswith("/api/")]
-    for _ in range(150):
+    for _ in range(100):
         route = draw.choice(every)
         method = draw.choice(sorted(route.methods))
         names = ["content", "parent_id", "settings", "title", "consent", "vote", "tags", "choice", "password", "name"]

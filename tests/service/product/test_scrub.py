@@ -24,7 +24,7 @@ from chatwright.service.scrub import chinese_identity, iban, luhn, scrub
         ("身份证11010519491231002X号", "身份证[id]号"),
         ("SSN 078-05-1120", "SSN [id]"),
         ("passport no. C01X00T47? Passport: X1234567", "passport no. C01X00T47? Passport[id]"),
-        ("护照号E12345678", "护照号[id]"),
+        ("护照号E12345678", "护照[id]"),
         ("Card 4111 1111 1111 1111 or 5500-0000-0000-0004.", "Card [card] or [card]."),
         ("银行卡6222021234567890128是我的", "银行卡[card]是我的"),
         ("IBAN DE89 3704 0044 0532 0130 00", "IBAN [account]"),

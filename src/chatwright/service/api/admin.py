@@ -229,9 +229,10 @@ def change_settings(body: dict[str, Any], anyone: Anyone, parts: Parts) -> dict[
 
 
 @router.get("/keys")
-def list_keys(parts: Parts) -> dict[str, Any]:
-    """All keys."""
-    return {"items": [key.view() for key in parts.keys.owned_by()]}
+def list_keys(parts: Parts, page: Paged) -> dict[str, Any]:
+    """All keys, newest first."""
+    keys, begin = parts.keys.owned_by(), (page.number - 1) * page.items
+    return page.view([key.view() for key in keys[begin : begin + page.items]], len(keys))
 
 
 @router.post("/keys", status_code=201)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -41,6 +41,8 @@ router = APIRouter(prefix="/api")
 
 SEND_SECONDS = 30.0  # a reader that takes nothing for so long is let go
 MOST_TAGS = 10
+# Ends of lines to some readers though not to browsers: JSON can say them otherwise.
+LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 log = logging.getLogger("chatwright.service")
 
@@ -219,13 +221,11 @@ def _check_room(parts: Context, source: str, person: Person) -> None:
     parts.answers.check_room(person.id)
     parts.within("messages_source", source)
     parts.within("messages_account", person.id)
+    parts.within("tokens_account", person.id, 0)
 
 
 async def _started(parts: Context, person: Person, conversation_id: str, turn: Turn) -> dict[str, Any]:
     """Begin what a turn has to make, and show the turn."""
-    for task in turn.tasks:
-        with suppress(Refusal):  # over the limit is refused at the next question
-            parts.within("tokens_account", person.id, len(task.prompt))
     parts.answers.start(turn.tasks)
     return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
@@ -325,7 +325,8 @@ def _counted(parts: Context, person: Person) -> Iterator[None]:
 
 
 def _event(number: int, kind: str, data: dict[str, Any]) -> str:
-    return f"id: {number}\nevent: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+    line = json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
+    return f"id: {number}\nevent: {kind}\ndata: {line}\n\n"
 
 
 # --- ratings and choices ---
