@@ -125,3 +125,4 @@ def test_a_proxy_on_this_machine_is_not_this_machine():
 def test_a_source_of_ipv6_is_its_network():
     assert source_of(request_from("2001:db8:1:2:3:4:5:6")) == "2001:db8:1:2::/64"
     assert source_of(request_from("192.0.2.7")) == "192.0.2.7"
+    assert source_of(request_from("testclient")) == "testclient"

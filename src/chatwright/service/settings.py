@@ -9,17 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from chatwright.service.database import Database
+from chatwright.service.limits import RATES
 from chatwright.service.tables import SettingRow
 
-RATES = {
-    "messages_account": "30/minute",
-    "messages_source": "120/minute",
-    "tokens_account": "300000/hour",
-    "signup_source": "10/hour",
-    "key_requests": "120/minute",
-    "key_tokens": "1000000/hour",
-    "key_source": "600/minute",
-}
 ROW = "operator"
 
 
@@ -43,7 +35,7 @@ class AdminSettings(BaseModel):
     user_keys: bool = False
     export_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     retention_guest_days: Annotated[int, Field(ge=1, le=3650)] = 30
-    rates: dict[str, str] = Field(default_factory=RATES.copy)
+    rates: dict[str, str] = Field(default_factory=lambda: dict(RATES))
 
     @field_validator("rates")
     @classmethod

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from chatwright.service import audit
 from chatwright.service.audit import Actor
 from chatwright.service.database import Database, Rows
+from chatwright.service.keys import SCOPES
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.sessions import hashed
 from chatwright.service.tables import KeyRow, User
 
-SCOPES = ("chat", "completions", "models", "moderations", "metrics")
 PREFIX = 11  # characters of the secret that are shown in lists: cw- and 8
 MOST = 50  # keys of one person that work
 CACHED_SECONDS = 10.0  # how long a revoked key may work at most in another process; in this one it ends at once

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -21,6 +20,7 @@ from chatwright.service.conversations import Conversations
 from chatwright.service.database import Database
 from chatwright.service.feedback import Feedback
 from chatwright.service.generation import Answers
+from chatwright.service.keys import SCOPES, source_of
 from chatwright.service.limits import Limiter
 from chatwright.service.line import Line
 from chatwright.service.load import Meter
@@ -32,7 +32,7 @@ from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import CHANGING, check_csrf, check_origin
 from chatwright.service.sessions import ABSOLUTE_SECONDS, Person, Sessions, csrf_token, new_token
 from chatwright.service.settings import AdminSettings, SettingsStore
-from chatwright.service.stored_keys import SCOPES, StoredKeys
+from chatwright.service.stored_keys import StoredKeys
 from chatwright.service.tables import User
 from chatwright.service.turns import Turns
 
@@ -110,21 +110,6 @@ class Visitor:
         )
 
 
-def source_of(host: str) -> str:
-    """The address that attempts are counted by: of IPv6 the first 64 bits, which are one customer's.
-
-    >>> source_of("2001:db8:1:2:3:4:5:6"), source_of("203.0.113.7")
-    ('2001:db8:1:2::/64', '203.0.113.7')
-    """
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.version == 4 or address.ipv4_mapped is not None:
-        return str(address)
-    return str(ipaddress.ip_network(f"{address}/64", strict=False))
-
-
 async def context(request: Request) -> Context:
     """The service's parts."""
     return request.app.state.context
@@ -140,7 +125,7 @@ def visitor(request: Request, parts: Parts) -> Visitor:
         check_origin(request.headers.get("origin"), request.headers.get("host", ""), parts.public)
         check_csrf(token, request.headers.get("x-csrf-token"))
     person = parts.sessions.find(token) if token else None
-    return Visitor(token, person, source_of(request.client.host if request.client else ""))
+    return Visitor(token, person, source_of(request))
 
 
 Anyone = Annotated[Visitor, Depends(visitor)]

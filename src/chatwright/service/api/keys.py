@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from pydantic import Field, StringConstraints
 
 from chatwright.service.api.context import Anyone, Body, Context, NoNul, Parts, Somebody
+from chatwright.service.keys import SCOPES
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.sessions import Person
-from chatwright.service.stored_keys import SCOPES
 
 router = APIRouter(prefix="/api/keys")
 
