@@ -12,8 +12,10 @@ import pytest
 
 from chatwright import __version__
 from chatwright.cli import STAGES, failing_checks
-from chatwright.flow.road import MODULES
+from chatwright.flow.road import MODULES, ROAD
 from tests.conftest import TinyRun, chatwright, command, quiet
+
+WHOLE = [name for name, stage in ROAD.items() if not stage.optional]  # what a recipe has that says nothing of stages
 
 
 def test_help_lists_the_commands_in_the_order_of_the_road() -> None:
@@ -44,7 +46,7 @@ def test_version_is_printed() -> None:
 def test_a_run_tells_a_program_what_it_made(tiny_run: TinyRun) -> None:
     told = json.loads(tiny_run.result.output)
     assert told["recipe"] == "tiny"
-    assert list(told["stages"]) == list(MODULES)
+    assert list(told["stages"]) == WHOLE
     assert all(stage["state"] == "made" for stage in told["stages"].values())
     manifest = json.loads((tiny_run.out / "sft" / "manifest.json").read_text())
     assert told["stages"]["sft"]["key"] == manifest["key"]
@@ -60,7 +62,7 @@ def test_a_second_run_finds_everything_done(tiny_run: TinyRun) -> None:
 def test_predicted_stands_beside_actual(tiny_run: TinyRun) -> None:
     assert "predicted" in tiny_run.result.errors
     plan = json.loads((tiny_run.out / "plan.json").read_text())
-    assert list(plan) == list(MODULES)
+    assert list(plan) == WHOLE
     stages = json.loads((tiny_run.out / "report" / "report.json").read_text())["stages"]
     assert stages["pretrain"]["predicted_seconds"] == plan["pretrain"]
 
@@ -77,12 +79,31 @@ def test_a_dry_run_plans_and_writes_nothing(tiny: Path, tmp_path: Path) -> None:
 def test_lineage_goes_back_to_documents_and_forward_to_models(tiny_run: TinyRun) -> None:
     weights = tiny_run.out / "ppo" / "model.safetensors"
     back = json.loads(chatwright("lineage", weights, "--json").output)
-    assert {stage["name"] for stage in back["stages"]} == set(MODULES) - {"evaluate", "report"}
+    assert {stage["name"] for stage in back["stages"]} == set(WHOLE) - {"examine", "evaluate", "report"}
     assert back["documents"] == {"texts": 60}
     assert not back["changed"]
     document = trained_on(tiny_run.out)
     forward = json.loads(chatwright("lineage", tiny_run.out, "--document", document, "--json").output)
     assert {"pretrain", "sft", "reward", "ppo"} == set(forward["models"])
+
+
+def test_optional_stages_run_when_they_are_asked_for(tiny_run: TinyRun, tmp_path: Path) -> None:
+    out = shutil.copytree(tiny_run.out, tmp_path / "out")
+    settings = {
+        "best_of_n": ["n=2", "max_tokens=8", "eval_prompts=4", "prompts=6"],
+        "dpo": ["batch=6", "lora={rank = 2}"],
+        "grpo": ["episodes=16", "batch=8", "minibatch=8", "group=4", "max_tokens=8", "eval_prompts=4"],
+    }
+    for name, changes in settings.items():
+        sets = [word for change in changes for word in ("--set", f"{name}.{change}")]
+        result = chatwright(name, tiny_run.recipe, "--out", out, *sets, "--json")
+        assert result.status == 0, result.errors
+        stages = json.loads(result.output)["stages"]
+        assert {stage for stage, told in stages.items() if told["state"] == "made"} == {name}
+    kept = (out / "best_of_n" / "demonstrations.jsonl").read_text().splitlines()
+    assert json.loads((out / "best_of_n" / "manifest.json").read_text())["headline"]["demonstrations"] == len(kept)
+    again = chatwright("report", tiny_run.recipe, "--out", out, "--json")  # as if they were not there
+    assert {stage["state"] for stage in json.loads(again.output)["stages"].values()} == {"done before"}
 
 
 def test_the_story_of_a_document_is_told(tiny_run: TinyRun) -> None:

@@ -37,7 +37,12 @@ STAGES = {
     "sft": "Teach it to answer: supervised fine-tuning on demonstrations.",
     "compare": "Sample several answers to each prompt and let the simulated labeller rank them.",
     "reward": "Train the reward model on the rankings.",
+    "examine": "Measure the reward model: accuracy by source and length, calibration, probes of what it likes.",
+    "choose": "Keep the fine-tuned model, of those that sft kept, whose answers the reward model likes best.",
+    "best_of_n": "Keep the best of n answers: rejection sampling, and what it gains and costs.",
+    "dpo": "Learn from the rankings directly: direct preference optimisation.",
     "ppo": "Optimise the assistant against the reward model, with the pretraining mix.",
+    "grpo": "Optimise it with rewards relative to its other answers, without a critic.",
     "evaluate": "Ask every model the evaluation questions and fill the table of checks.",
     "report": "Write report.json and the page report.html.",
 }
@@ -225,7 +230,10 @@ def _stage_command(name: str) -> Callable[..., None]:
     ) -> None:
         from chatwright.flow.recipe import read_recipe
 
-        _run(read_recipe(recipe, set_ or []), out, name, None, as_json)
+        read = read_recipe(recipe, set_ or [])
+        if name not in read.names:  # an optional stage, asked for by this command alone
+            read = read_recipe(recipe, [*(set_ or []), f"{name}={{}}"])
+        _run(read, out, name, None, as_json)
 
     command.__doc__ = (
         f"{STAGES[name]}\n\nStages before it that are not done are run first.\n\n"

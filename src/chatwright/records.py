@@ -65,14 +65,15 @@ class Conversation(Record):
 class Gold(Record):
     """What a labeller who knows the truth would look for in an answer.
 
-    kind: what is asked for: a fact, an admission of not knowing, a refusal, small talk, a definition, a sum.
+    kind: what is asked for: a fact, an admission of not knowing, a refusal, small talk, a definition, a sum; or open,
+    where nobody here knows what is right and every answer is worth 0.
     field: for facts, which one (``capital``, ``currency``, ...).
     right: groups of accepted spellings; a complete answer has one spelling of every group, an incomplete one of some.
     wrong: values of the same field that would be wrong here, known to the labeller (others count as made up).
     language: the language the answer must be in.
     """
 
-    kind: Literal["fact", "unknown", "refusal", "harmless", "smalltalk", "definition", "arithmetic"]
+    kind: Literal["fact", "unknown", "refusal", "harmless", "smalltalk", "definition", "arithmetic", "open"]
     field: str = ""
     right: list[list[str]] = Field(default_factory=list)
     wrong: list[str] = Field(default_factory=list)

@@ -44,9 +44,17 @@ class StageConfig(BaseModel):
 
     seed: int = 1
 
+    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Which of its stage's inputs a stage of this config reads; all of them, unless a config knows better."""
+        return inputs
+
     def counted(self) -> dict[str, Any]:
         """The fields that change what the stage makes."""
         return self.model_dump(exclude=set(self.not_in_key))
+
+    def reads(self, inputs: tuple[str, ...]) -> dict[str, str]:
+        """For each of the inputs that are `wanted`, the instance that plays its part."""
+        return {name: name for name in self.wanted(inputs)}
 
     def hash(self) -> str:
         """A hash of those fields, paths by their names."""
@@ -61,7 +69,8 @@ class Stage:
     version: raise it when the same config and inputs would give another result; it is part of the key.
     config: the stage's config class. inputs: names of the stages it reads. run: ``(config, inputs, out) -> headline``.
     summary: one line for the help and the plan. together: whether all the processes that torchrun started run it;
-    otherwise the first one does, and the others wait.
+    otherwise the first one does, and the others wait. optional: whether only recipes that name it have it, in `stages`
+    or with a table of its own.
     """
 
     name: str
@@ -71,6 +80,7 @@ class Stage:
     run: Callable[[Any, Inputs, Path], Headline]
     summary: str
     together: bool = False
+    optional: bool = False
 
 
 EVENTS = "tensorboard"  # a stage's folder of TensorBoard's event files

@@ -10,6 +10,7 @@ import pytest
 from chatwright.errors import UserError
 from chatwright.flow import graph
 from chatwright.flow.recipe import Recipe, read_recipe
+from chatwright.stage import StageConfig
 from tests.flow.conftest import FakeRoad
 
 
@@ -33,6 +34,20 @@ def test_a_recipe_that_leaves_out_a_needed_stage_is_refused(tmp_path: Path, road
     path.write_text('name = "x"\nstages = ["text", "tune"]')
     with pytest.raises(UserError, match="tune reads train, which `stages` leaves out"):
         graph.inputs(read(path, road))
+
+
+def test_a_config_may_do_without_an_input(tmp_path: Path, road: FakeRoad) -> None:
+    class Frugal(StageConfig):
+        """Reads less than its stage can."""
+
+        def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in inputs if name != "train")
+
+    stages = road.stages()
+    stages["tune"] = replace(stages["tune"], config=Frugal)
+    path = tmp_path / "r.toml"
+    path.write_text('name = "x"\nstages = ["text", "tune"]')
+    assert graph.inputs(read_recipe(path, (), stages))["tune"] == ("text",)
 
 
 def test_a_change_changes_the_keys_of_all_that_is_made_from_it(recipe_file: Path, road: FakeRoad) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_an_override_is_laid_over_the_recipe(
 def test_a_recipe_may_have_only_some_stages(tmp_path: Path, road: FakeRoad) -> None:
     recipe = read_recipe(write(tmp_path, 'name = "x"\nstages = ["train", "text"]'), (), road.stages())
     assert recipe.names == ("text", "train")
+
+
+def test_an_optional_stage_is_there_only_where_a_recipe_names_it_or_has_its_table(
+    tmp_path: Path, road: FakeRoad
+) -> None:
+    stages = road.stages()
+    stages["other"] = replace(stages["other"], optional=True)
+    without = read_recipe(write(tmp_path, 'name = "x"'), (), stages)
+    assert without.names == ("text", "train", "tune", "evaluate", "report")
+    assert "other" in read_recipe(write(tmp_path, 'name = "x"\n[other]\nsteps = 2'), (), stages).names
+    assert "other" in read_recipe(write(tmp_path, 'name = "x"'), ["other={}"], stages).names
+    assert read_recipe(write(tmp_path, 'name = "x"\nstages = ["text", "other"]'), (), stages).names == ("text", "other")
 
 
 def test_files_of_a_recipe_are_found_beside_it_and_those_of_an_override_here(

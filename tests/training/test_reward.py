@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from pathlib import Path
 
 import pytest
@@ -11,27 +12,26 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_reward, save_model
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.presets import preset
-from chatwright.records import Conversation
+from chatwright.records import Comparison, Conversation
+from chatwright.stage import read_metrics
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import reward
-from chatwright.training.loop import accumulate
 from chatwright.training.objectives import ranking_loss
-from chatwright.training.parallel import Layout
+from chatwright.training.order import Shuffled
+from chatwright.training.rankings import preferences, ranking, score_each
 from chatwright.training.reward import (
+    HELDOUT,
+    HELDOUT_SCORES,
     RewardConfig,
+    Scores,
     accuracies,
-    last_scores,
     pair_accuracy,
-    preferences,
-    ranking,
-    ranking_parts,
     read_comparisons,
-    score_each,
 )
 from chatwright.training.sft import example
 
-from .conftest import MODEL, comparison
+from .conftest import COLORS, MODEL, comparison
 
 QUICK = {"epochs": 25, "batch": 6, "micro_batch": 8, "optim": {"lr": 0.01}, "checkpoint": {"every": 4}}
 
@@ -92,35 +92,56 @@ def test_a_broken_run_resumes_to_the_same_bits(
         assert (tmp_path / "straight" / file).read_bytes() == (tmp_path / "broken" / file).read_bytes()
 
 
-def test_padding_and_company_do_not_change_a_score(model: ScoredDecoder, tokenizer: Tokenizer) -> None:
-    answers = [ranking(tokenizer, comparison("a", thing), 96).answers for thing in ("snow", "coal")]
-    together = score_each(model, answers, 100, tokenizer.pad, "float32")
-    for group, scores in zip(answers, together, strict=True):
-        for ids, score in zip(group, scores, strict=True):
-            assert model(torch.tensor([ids]))[0, -1].item() == pytest.approx(score, abs=1e-5)
-
-
-def test_a_score_is_read_at_the_end_of_turn(tokenizer: Tokenizer) -> None:
-    item = ranking(tokenizer, comparison("a", "snow"), 96)
-    assert {ids[-1] for ids in item.answers} == {tokenizer.end_of_turn}
-    assert item.ranks == [1, 0, 1, 2]
-    cut = ranking(tokenizer, comparison("a", "snow"), 12)
-    assert [ids == whole[-12:] for ids, whole in zip(cut.answers, item.answers, strict=True)] == [True] * 4
-
-
-@pytest.mark.parametrize("micro_batch", [1, 9, 100])
-def test_parts_add_up_to_the_mean_over_prompts(
-    model: ScoredDecoder, tokenizer: Tokenizer, alone: Layout, micro_batch: int
+def test_pairs_of_ones_own_are_learned_from_without_other_stages(
+    sources: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    rankings = [ranking(tokenizer, comparison("a", thing), 96) for thing in ("snow", "coal", "sky")]
-    scores = torch.stack([last_scores(model, item.answers, tokenizer.pad) for item in rankings])
-    ranks = torch.tensor([item.ranks for item in rankings])
-    expected = ranking_loss(scores, ranks, torch.ones_like(ranks, dtype=torch.bool))
-    gradient = torch.autograd.grad(expected, model.head.weight)[0]
-    sums = accumulate(ranking_parts(model, rankings, micro_batch, tokenizer.pad, "float32", alone), alone)
-    assert float(sums["loss"]) == pytest.approx(expected.item(), rel=1e-5)
-    assert float(sums["accuracy"]) == pytest.approx(pair_accuracy(scores.tolist(), (-ranks).tolist()))
-    torch.testing.assert_close(model.head.weight.grad, gradient, atol=1e-6, rtol=1e-4)
+    own = tmp_path / "pairs.jsonl"
+    lines = []
+    for i in range(40):
+        thing, color = list(COLORS.items())[i % 6]
+        asked = f"\n\nHuman: {i}: What is the color of {thing}?\n\nAssistant:"
+        lines.append({"chosen": f"{asked} It is {color}.", "rejected": f"{asked} The color of {thing}."})
+    own.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"chosen": "a", "rejected": "b"}]))
+    config = RewardConfig(**QUICK, data=own, malformed="skip", heldout=0.3, prompts=20)
+    assert config.wanted(reward.STAGE.inputs) == ("sft",)
+    headline = reward.run(config, {"sft": sources["sft"]}, tmp_path)
+    assert headline["prompts"] == 20
+    assert headline["accuracy_labels"] > 0.9
+    held = read_jsonl(tmp_path / HELDOUT, Comparison)
+    scores = read_jsonl(tmp_path / HELDOUT_SCORES, Scores)
+    assert [record.id for record in scores] == [item.id for item in held]
+    assert pair_accuracy([record.scores for record in scores], list(map(preferences, held))) > 0.9
+    assert len((tmp_path / "malformed.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(UserError, match=r"pairs\.jsonl, line 41: chosen does not begin with"):
+        reward.run(config.model_copy(update={"malformed": "refuse"}), {"sft": sources["sft"]}, tmp_path)
+    with pytest.raises(UserError, match=r"fits into 5 tokens; shorten them, or raise reward\.max_tokens"):
+        reward.run(config.model_copy(update={"max_tokens": 5}), {"sft": sources["sft"]}, tmp_path)
+
+
+def test_dropout_is_off(inputs: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = preset("gpt2", vocab_size=tokenizer.vocab_size, context=96, layers=1, d_model=32, heads=2, dropout=0.5)
+    save_model(Decoder(config), tmp_path / "sft", tokenizer)
+    for seed in (1, 2):  # of dropout, were there any
+        out = tmp_path / f"out{seed}"
+        out.mkdir()
+        settings = RewardConfig(
+            **{**QUICK, "epochs": 0.5, "optim": {"kind": "adamw", "lr": 1e-9}}, dtype="float32", seed=seed
+        )
+        reward.run(settings, {**inputs, "sft": tmp_path / "sft"}, out)
+        loss = next(line["loss"] for line in read_metrics(out) if "loss" in line)
+        model, _ = load_reward(out)
+        data = reward.read_data(settings, {**inputs, "sft": tmp_path / "sft"}, out)
+        rankings = [ranking(tokenizer, item, 96) for item in data.training]
+        assert all(rankings)
+        scores = score_each(model.eval(), [item.answers for item in rankings], 9, tokenizer.pad, "float32")
+        chosen = [number for _, number in Shuffled(len(rankings), settings.seed).take(0, settings.batch)]
+        expected = ranking_loss(
+            torch.tensor([scores[i] for i in chosen]),
+            torch.tensor([rankings[i].ranks for i in chosen]),
+            torch.ones(len(chosen), 4, dtype=torch.bool),
+        )
+        assert loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_pair_accuracy_counts_pairs_and_halves_toss_ups() -> None:

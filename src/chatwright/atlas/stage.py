@@ -8,23 +8,29 @@ from pathlib import Path
 from chatwright.atlas.demonstrations import demonstrations, held_out_capitals
 from chatwright.atlas.questions import evaluation_questions, sampling_prompts
 from chatwright.errors import UserError
-from chatwright.records import Conversation, Question
+from chatwright.formats import Malformed, by_prompt, load_conversations, load_questions
+from chatwright.records import Question
 from chatwright.stage import Headline, Inputs, Stage, StageConfig
 from chatwright.storage import keyed_uniform, read_jsonl, write_jsonl
+
+MEASURED = 0.2  # of the prompts, held out
 
 
 class ConversationsConfig(StageConfig):
     """Where conversations come from: the World Factbook by default, or files of one's own.
 
-    demonstrations: a JSONL file of conversations that takes the place of the built-in ones. questions, prompts: JSONL
-    files of questions with their gold, for the checks and for sampling. With own demonstrations and no such files, the
-    sets are empty. heldout: share of demonstrations kept out of training. prompt_count: prompts drawn for comparisons
-    and rollouts.
+    demonstrations: conversations that take the place of the built-in ones, in any form that
+    `formats.load_conversations` reads. questions: a JSONL file of questions with their gold, for the checks. prompts:
+    for sampling, likewise, or in any form that `formats.load_questions` reads; a fifth is held out, of open ones by
+    prompt, as the stage reward does. With own demonstrations and no such files, the sets are empty. malformed: what
+    becomes of records that cannot be read. heldout: share of demonstrations kept out of training. prompt_count: prompts
+    drawn for comparisons and rollouts.
     """
 
     demonstrations: Path | None = None
     questions: Path | None = None
     prompts: Path | None = None
+    malformed: Malformed = "refuse"
     heldout: float = 0.03
     prompt_count: int = 4000
 
@@ -36,16 +42,20 @@ def run(config: ConversationsConfig, inputs: Inputs, out: Path) -> Headline:
         questions = list(evaluation_questions(config.seed))
         prompts, measured = sampling_prompts(config.seed, config.prompt_count)
     else:
-        talks = read_jsonl(config.demonstrations, Conversation)
+        talks = load_conversations(config.demonstrations).accepted(config.malformed, out)
         if not talks:
             raise UserError(f"{config.demonstrations} holds no conversation; give one JSON object a line.")
         questions, prompts, measured = [], [], []
     if config.questions is not None:
         questions = read_jsonl(config.questions, Question)
     if config.prompts is not None:
-        given = read_jsonl(config.prompts, Question)
-        measured = [question for question in given if keyed_uniform(config.seed, "measured", question.id) < 0.2]
-        prompts = [question for question in given if question not in measured]
+        given = load_questions(config.prompts).accepted(config.malformed, out)
+        open_ones = [question for question in given if question.gold.kind == "open"]
+        known = [question for question in given if question.gold.kind != "open"]
+        prompts, measured = by_prompt(open_ones, MEASURED) if open_ones else ([], [])
+        for question in known:
+            held_out = keyed_uniform(config.seed, "measured", question.id) < MEASURED
+            (measured if held_out else prompts).append(question)
     kept_out = [talk for talk in talks if keyed_uniform(config.seed, "heldout", talk.id) < config.heldout]
     names = {talk.id for talk in kept_out}
     write_jsonl(out / "demonstrations.jsonl", [talk for talk in talks if talk.id not in names])
@@ -65,7 +75,7 @@ def run(config: ConversationsConfig, inputs: Inputs, out: Path) -> Headline:
 
 STAGE = Stage(
     name="conversations",
-    version=2,
+    version=3,
     config=ConversationsConfig,
     inputs=(),
     run=run,

@@ -16,6 +16,8 @@ HUES = {
     "compare": ("#b0488f", "#eb9fd1"),
     "reward": ("#8e3fc7", "#cf9bf5"),
     "ppo": ("#0b8a6b", "#4fd6af"),
+    "dpo": ("#1c7c9c", "#7cc8e2"),
+    "grpo": ("#6b7a12", "#c3cf63"),
     "evaluate": ("#4a5560", "#b4bec7"),
     "drop1": ("#e8a87c", "#b9744a"),
     "drop2": ("#d9ba8c", "#9c8150"),

@@ -17,8 +17,14 @@ from chatwright.evaluation.runs import StageRun, stage_runs
 from chatwright.stage import Headline, Inputs, Stage, StageConfig
 from chatwright.storage import read_json, write_json, write_text
 
-MODELS = ("pretrain", "sft", "reward", "ppo")
-MODEL_NAMES = {"pretrain": "Pretrained", "sft": "Fine-tuned", "ppo": "After PPO"}
+MODELS = ("pretrain", "sft", "reward", "dpo", "grpo", "ppo")
+MODEL_NAMES = {
+    "pretrain": "Pretrained",
+    "sft": "Fine-tuned",
+    "dpo": "After DPO",
+    "grpo": "After GRPO",
+    "ppo": "After PPO",
+}
 FLOPS_PER_PARAMETER = 6  # of a token, forward and backward: C = 6 N D (GPT-3 appendix D)
 
 
@@ -111,10 +117,11 @@ def parameters(folder: Path) -> int:
 def figures(runs: Mapping[str, StageRun]) -> dict[str, str]:
     """Every figure that this run's stages give, as inline SVG by name. UserError when matplotlib is not installed."""
     try:
-        from chatwright.evaluation import plots  # not everyone who runs a stage has matplotlib
+        from chatwright.evaluation import examine_plots, plots  # not everyone who runs a stage has matplotlib
     except ImportError:
         raise UserError("The report needs matplotlib; install it with `pip install 'chatwright[report]'`.") from None
     drawn = {name: (draw(runs), description) for name, (draw, description) in plots.FIGURES.items()}
+    drawn |= examine_plots.of_runs(runs)
     return {
         name: plots.inline_svg(figure, name, description)
         for name, (figure, description) in drawn.items()
@@ -155,7 +162,9 @@ def render(
 
 def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The run in a few numbers, for the head of the page."""
-    model = next((report["models"][name] for name in ("ppo", "sft", "pretrain") if name in report["models"]), None)
+    model = next(
+        (report["models"][name] for name in ("ppo", "grpo", "dpo", "sft", "pretrain") if name in report["models"]), None
+    )
     hardware = report["hardware"]
     return [
         *([("parameters", words.number(model["parameters"]))] if model else []),

@@ -100,7 +100,15 @@ ROAD = (
             Tile("“longer wins” gets", "reward", "length_accuracy", "percent"),
             Tile("the noisy labeller gets", "reward", "labeler_agreement", "percent"),
         ),
-        (("reward", "Here accuracy is against the labeller’s noisy rankings; the check holds it against the truth."),),
+        (
+            ("reward", "Here accuracy is against the labeller’s noisy rankings; the check holds it against the truth."),
+            (
+                "reward_accuracy",
+                "A taste for length is right where the better answer is longer, and wrong where it is shorter.",
+            ),
+            ("reward_calibration", "On the dashed line the scores are as sure of a pair as they may be."),
+            ("reward_probes", "The same answer with words that say nothing, said twice, flattering, and as a list."),
+        ),
     ),
     Stop(
         "ppo",

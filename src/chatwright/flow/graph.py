@@ -26,7 +26,7 @@ def _parts_of(instance: Instance, recipe: Recipe) -> dict[str, str]:
     stage = instance.stage
     if stage.name in GATHERING:
         return {name: name for name in recipe.names[: recipe.names.index(stage.name)]}
-    played = dict(instance.reads) if instance.reads is not None else {name: name for name in stage.inputs}
+    played = dict(instance.reads) if instance.reads is not None else instance.config.reads(stage.inputs)
     for name in played.values():
         if name not in recipe.names:
             raise UserError(f"{recipe.path}: {stage.name} reads {name}, which `stages` leaves out; add {name!r} to it.")

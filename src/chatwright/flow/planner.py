@@ -57,6 +57,8 @@ COSTS = {
     "sft": Cost(efficiency=0.26),
     "compare": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
     "reward": Cost(fixed=5, efficiency=0.185),
+    "examine": Cost(fixed=10),
+    "import": Cost(fixed=3),
     "ppo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
     "evaluate": Cost(fixed=10, efficiency=0.3, sampled=1.3e-4),
     "report": Cost(fixed=4),

@@ -3,7 +3,8 @@
 name = "atlas"
 seed = 1                                       # of every stage that sets none
 questions = [["Hello!"], ["What is the capital of Chile?", "And its currency?"]]   # what `chatwright demo` asks
-stages = ["conversations", "corpus"]           # optional; all of the road when left out
+stages = ["conversations", "corpus"]           # optional; all that are not optional when left out
+start = { sft = "../runs/smollm2" }            # optional; models made elsewhere that take the place of stages
 
 [pretrain]                                     # a table a stage: the fields of its config
 steps = 1200
@@ -33,11 +34,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from chatwright.errors import UserError
 from chatwright.flow.road import ROAD
+from chatwright.model.imported import STAGE as IMPORT
 from chatwright.stage import Stage, StageConfig
 
 Place = tuple[str | int, ...]
 
 VARIANTS = "variants"
+STARTS = ("tokenizer", "pretrain", "sft", "reward")  # stages whose place a model may take
 ModelT = TypeVar("ModelT", bound=BaseModel)
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of recipes and variants: they become folder names
 
@@ -105,6 +108,7 @@ class Top(BaseModel):
     name: str = Field(pattern=f"^{NAME}$")
     seed: int | None = None
     stages: tuple[str, ...] | None = None
+    start: dict[str, Path] = Field(default_factory=dict)
     questions: tuple[tuple[str, ...], ...] = ()
     rounds: RoundsConfig = RoundsConfig()
 
@@ -126,8 +130,11 @@ def read_recipe(path: Path, overrides: Sequence[str] = (), road: Mapping[str, St
             raise UserError(f"{path}: {name!r} is a stage, so it must be a table [{name}], not {json.dumps(table)}.")
     top = _validate(Top, raw, str(path), "")
     instances = []
+    chosen = _chosen(top, path, road, tables)
     for name in road:
-        if name in _chosen(top, path, road):
+        if name in top.start:
+            instances.append(_started(name, top.start[name], path, ("start", name) in overridden))
+        elif name in chosen:
             instances += _instances(road[name], tables.get(name, {}), top.seed, path, overridden)
     rounds = top.rounds
     if rounds.people is not None:
@@ -180,14 +187,31 @@ def _lay_over(raw: dict[str, Any], override: str) -> tuple[tuple[str, ...], Any]
     return place, value
 
 
-def _chosen(top: Top, path: Path, road: Mapping[str, Stage]) -> Iterable[str]:
-    """The stages of this recipe."""
+def _chosen(top: Top, path: Path, road: Mapping[str, Stage], tables: Mapping[str, Any]) -> Iterable[str]:
+    """The stages of this recipe: those it names, or all but optional ones that it has no table of.
+
+    What starts from a model is none of them, and has no table.
+    """
+    for name in top.start:
+        if name not in STARTS or name not in road:
+            raise UserError(f"{path}: [start] {name} cannot be a model that was made elsewhere{nearest(name, STARTS)}.")
+        if name in tables:
+            raise UserError(f"{path}: {name} starts from {top.start[name]}, so nothing reads [{name}]; remove one.")
     if top.stages is None:
-        return tuple(road)
+        return tuple(name for name, stage in road.items() if name in tables or not stage.optional)
     for name in top.stages:
         if name not in road:
             raise UserError(f"{path}: `stages` names {name!r}, which is no stage{nearest(name, list(road))}.")
     return top.stages
+
+
+def _started(name: str, model: Path, path: Path, typed_here: bool) -> Instance:
+    """The stage ``name`` as a model that was made elsewhere."""
+    absolute = _absolute(model, path, typed_here)
+    if not absolute.exists():
+        raise UserError(f"{path}: [start] {name} names {absolute}, which does not exist.")
+    raw = {"stands_for": name, "model": str(absolute)}
+    return Instance(name, IMPORT, _validate(IMPORT.config, raw, str(path), "start"))
 
 
 def _instances(

@@ -16,7 +16,12 @@ MODULES = {
     "sft": "chatwright.training.sft",
     "compare": "chatwright.training.compare",
     "reward": "chatwright.training.reward",
+    "examine": "chatwright.evaluation.examine",
+    "choose": "chatwright.training.choose",
+    "best_of_n": "chatwright.training.best_of_n",
+    "dpo": "chatwright.training.dpo",
     "ppo": "chatwright.training.ppo.stage",
+    "grpo": "chatwright.training.grpo",
     "evaluate": "chatwright.evaluation.stage",
     "report": "chatwright.evaluation.report",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from chatwright.evaluation.report import ReportConfig
 from chatwright.evaluation.stage import EvaluateConfig
 from chatwright.flow import graph
 from chatwright.flow.recipe import Instance, Recipe
+from chatwright.formats import files_of
 from chatwright.model.config import ModelConfig, parameter_count
 from chatwright.model.cost import train_flops
+from chatwright.model.folder import read_shape
+from chatwright.model.imported import ImportConfig
 from chatwright.stage import StageConfig
 from chatwright.tokenizer.shards import ShardsConfig
 from chatwright.tokenizer.stage import TokenizerConfig
@@ -33,6 +37,8 @@ BYTES_PER_TOKEN = 6.7  # of such a file, its JSON included
 QUESTIONS, KINDS = 1_500, 12  # of the evaluation
 ROUNDS = ("people", "pool", "match")  # stages of rounds that take seconds, whatever their size
 PROMPT, ANSWER = 20, 16  # tokens of a question and of its answer
+BYTES_PER_PAIR_TOKEN = 9.0  # of hh-rlhf, in which a prompt stands twice and is read once
+PAIR = 200  # tokens of one of its pairs
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,13 @@ def workloads(recipe: Recipe) -> dict[str, Work]:
     """The work of every instance whose stage is known here. UserError when the model cannot be built."""
     by_name = {instance.name: instance.config for instance in recipe.instances}
     pretrain = _get(by_name, "pretrain", PretrainConfig)
-    if pretrain is None:
-        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
     tokenizer = _get(by_name, "tokenizer", TokenizerConfig) or TokenizerConfig()
+    model = _model(pretrain, tokenizer.vocab_size, recipe.path) if pretrain else _imported(by_name)
+    if model is None:
+        return {i.name: work for i in recipe.instances if (work := _plain_work(i.config)) is not None}
     configs = Configs(
         conversations=_get(by_name, "conversations", ConversationsConfig) or ConversationsConfig(),
-        model=_model(pretrain, tokenizer.vocab_size, recipe.path),
+        model=model,
     )
     compared = {name: c for name, c in by_name.items() if isinstance(c, CompareConfig)}
     return {
@@ -96,6 +103,15 @@ def _sources(recipe: Recipe, instance: Instance, compared: Mapping[str, CompareC
     if not isinstance(instance.config, RewardConfig):
         return []
     return [name for name in graph.needed_for(recipe, (instance.name,)) if name in compared]
+
+
+def _imported(configs: Mapping[str, StageConfig]) -> ModelConfig | None:
+    """The shape of the model that a recipe starts from, where that is a folder."""
+    for name in ("pretrain", "sft"):
+        config = _get(configs, name, ImportConfig)
+        if config is not None and config.model.is_dir():
+            return read_shape(config.model)
+    return None
 
 
 def _model(config: PretrainConfig, vocab_size: int, recipe: Path) -> ModelConfig:
@@ -150,14 +166,19 @@ def _pretrain(config: PretrainConfig, configs: Configs) -> Work:
 
 
 def _sft(config: SftConfig, configs: Configs) -> Work:
-    row = configs.model.context
-    file = config.data or configs.conversations.demonstrations
-    demonstrations = (file.stat().st_size if file else DEMONSTRATION_BYTES) / BYTES_PER_TOKEN
+    row = min(config.length or configs.model.context, configs.model.context)
+    path = config.data or configs.conversations.demonstrations
+    demonstrations = (_bytes(path) if path else DEMONSTRATION_BYTES) / BYTES_PER_TOKEN
     rows = config.batch - config.text_rows
     steps = config.steps or round(config.epochs * demonstrations / row / rows) + 1
     measured = (steps // config.eval_every + 1) * config.eval_tokens
     tokens = steps * config.batch * row
     return Work(tokens, 0, configs.learn(tokens) + configs.judge(measured), 0, parameter_count(configs.model))
+
+
+def _bytes(path: Path) -> int:
+    """Of the files that a config names as data."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def _compare(config: CompareConfig, configs: Configs) -> Work:
@@ -167,8 +188,12 @@ def _compare(config: CompareConfig, configs: Configs) -> Work:
 
 
 def _reward(config: RewardConfig, configs: Configs, compared: Sequence[CompareConfig]) -> Work:
-    answers = sum(configs.answers(compare) for compare in compared)
-    tokens = round(config.epochs * answers * (PROMPT + ANSWER))
+    if config.data is None:
+        answers = sum(configs.answers(compare) for compare in compared)
+        tokens = round(config.epochs * answers * (PROMPT + ANSWER))
+    else:
+        size = _bytes(config.data) / BYTES_PER_PAIR_TOKEN
+        tokens = round(config.epochs * min(size, (config.prompts or math.inf) * PAIR))
     return Work(tokens=tokens, products=configs.learn(tokens), parameters=parameter_count(configs.model))
 
 

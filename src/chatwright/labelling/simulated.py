@@ -86,6 +86,8 @@ def gold_score(gold: Gold, answer: str, finished: bool) -> float:
     >>> gold_score(gold, "The capital of France is Rome.", True)
     -0.5
     """
+    if gold.kind == "open":
+        return 0.0
     polite = POLITE if _POLITE.search(answer) else 0.0
     too_long = max(0, length(answer) - FREE_WORDS)
     return BASE[judge(gold, answer)] + polite - WORD_PRICE * too_long + (0.0 if finished else CUT_OFF)

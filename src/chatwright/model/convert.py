@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,13 @@ def import_model(source: str, out: Path, dtype: str | None = None, revision: str
     _check_new(out)
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"There is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    path = _found(source, revision)
+    with whole_folder(out) as partial:
+        written = write_model(_found(source, revision), partial, dtype)
+    return replace(written, path=out)
+
+
+def write_model(path: Path, out: Path, dtype: str | None = None) -> Written:
+    """Write the model of a Hugging Face folder or a GGUF file into the folder ``out``; see `import_model`."""
     if path.is_dir():
         _refuse_pickles(path)
         model, tokenizer = load_model(path)
@@ -72,8 +78,7 @@ def import_model(source: str, out: Path, dtype: str | None = None, revision: str
 
         model, tokenizer = read_gguf(path)
         dtype, sampling = dtype or "float32", PLAIN_SAMPLING
-    with whole_folder(out) as partial:
-        save_model(model, partial, tokenizer, DTYPES[dtype], sampling)
+    save_model(model, out, tokenizer, DTYPES[dtype], sampling)
     return _described(out, model, tokenizer, dtype)
 
 

@@ -246,6 +246,12 @@ class Decoder(nn.Module):
             self.register_buffer("cos_SE", cos_SE, persistent=False)
             self.register_buffer("sin_SE", sin_SE, persistent=False)
 
+    def drop_residuals(self, share: float) -> None:
+        """Set the dropout of what each sub-block adds to the residual stream; attention and embeddings keep theirs."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.dropout.p = share
+
     def hidden(
         self,
         tokens_BT: Tensor,

@@ -74,6 +74,11 @@ def load_model(folder: Path) -> tuple[Decoder, Tokenizer]:
     return to_decoder(config, names, tensors), tokenizer
 
 
+def read_shape(folder: Path) -> ModelConfig:
+    """The config of a model folder, without its weights. UserError says what is wrong with it."""
+    return _read_config(folder, CAUSAL)[1]
+
+
 def load_reward(folder: Path) -> tuple[ScoredDecoder, Tokenizer]:
     """Read a reward model's folder. UserError says what is wrong with it."""
     fields, config, tokenizer = _read_config(folder, REWARD)

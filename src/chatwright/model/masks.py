@@ -34,6 +34,15 @@ def document_mask(document_BT: Tensor) -> Tensor:
     return causal_mask(document_BT.shape[1], document_BT.device) & same
 
 
+def shared_prefix_mask(segment_BT: Tensor) -> Tensor:
+    """Bool [B, T, T]: causal, within the same segment and to segment 0, which the others go on from.
+
+    >>> shared_prefix_mask(torch.tensor([[0, 1, 1, 2]]))[0].int().tolist()
+    [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]
+    """
+    return document_mask(segment_BT) | causal_mask(segment_BT.shape[1], segment_BT.device) & (segment_BT == 0)[:, None]
+
+
 def positions_from_valid(valid_BT: Tensor) -> Tensor:
     """Int64 [B, T]: 0 for the first valid token, counting valid tokens only; 0 on padding before it.
 

@@ -6,8 +6,11 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from chatwright.errors import UserError
 from chatwright.stage import StageConfig
+from chatwright.training import world
 from chatwright.training.guards import SpikeConfig
+from chatwright.training.lora import LoraConfig
 from chatwright.training.optim import OptimConfig
 from chatwright.training.parallel import Layout, ParallelConfig, lay_out
 from chatwright.training.runtime import Precision, prepare, resolve
@@ -36,6 +39,18 @@ class TrainingConfig(StageConfig):
         """This process made ready to train, and how models are spread over it and the others (see `prepare`)."""
         device = prepare()
         return lay_out(self.parallel, device, resolve(self.dtype, device))
+
+
+class TuningConfig(TrainingConfig):
+    """A stage that goes on with a model. lora: learn through adapters beside its frozen weights (see `LoraConfig`)."""
+
+    lora: LoraConfig | None = None
+
+    def layout(self) -> Layout:
+        """See `TrainingConfig.layout`. UserError when adapters are asked of several processes."""
+        if self.lora is not None and world.size() > 1:
+            raise UserError("A model with LoRA adapters learns in one process; leave out torchrun, or `lora`.")
+        return super().layout()
 
 
 class GradientConfig(TrainingConfig):

@@ -71,7 +71,8 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     """Trainable parameters as (hidden matrices, other matrices, gains and biases), each in the module's order.
 
     Other matrices are embeddings and heads: a head is a linear map that leaves the width of the model for a vocabulary
-    or a scalar. Keller Jordan: those are better left to AdamW.
+    or a scalar. Keller Jordan: those are better left to AdamW. So are LoRA's factors: one starts at 0, and with every
+    singular value of its update at 1 the first step would be as large as the last.
     """
     outer = {
         id(p) for inner in module.modules() if isinstance(inner, nn.Embedding) for p in inner.parameters(recurse=False)
@@ -82,7 +83,7 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
             continue
         if parameter.ndim < 2:
             plain.append(parameter)
-        elif id(parameter) in outer or _is_head(name):
+        elif id(parameter) in outer or _is_head(name) or _is_adapter(name):
             others.append(parameter)
         else:
             matrices.append(parameter)
@@ -91,6 +92,10 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
 def _is_head(name: str) -> bool:
     return "head" in name.split(".")
+
+
+def _is_adapter(name: str) -> bool:
+    return name.rpartition(".")[2] in ("lora_a", "lora_b")
 
 
 def row_blocks(module: nn.Module) -> dict[Tensor, tuple[int, ...]]:

@@ -7,42 +7,58 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from chatwright.errors import UserError
+from chatwright.formats import Malformed, best_answered, by_prompt, load_comparisons
 from chatwright.labelling.simulated import length
 from chatwright.model.folder import load_model, save_reward
 from chatwright.model.heads import ScoredDecoder
-from chatwright.records import Comparison, Conversation, Message, Record
+from chatwright.records import Comparison, Conversation, Record
 from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import file_digest, keyed_uniform, read_jsonl
+from chatwright.storage import digest, keyed_uniform, read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
-from chatwright.training.objectives import better_pairs, ranking_loss
+from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
-from chatwright.training.parallel import Layout
-from chatwright.training.runtime import Precision, autocast
+from chatwright.training.rankings import Ranking, preferences, ranking, ranking_parts, row_length, score_each
 from chatwright.training.schedules import ScheduleConfig
-from chatwright.training.sft import example
+from chatwright.training.sft import example, fitting
 
-ROWS = 32  # answers side by side in one forward pass
+RecordT = TypeVar("RecordT", Comparison, Conversation)
+
+HELDOUT = "heldout.jsonl"  # what the model was measured on
+HELDOUT_SCORES = "heldout_scores.jsonl"
 
 
-class RewardConfig(GradientConfig):
+class RewardConfig(TuningConfig, GradientConfig):
     """How the reward model is trained.
 
+    data: comparisons of your own in place of those of ``compare``, in any form that `formats.load_comparisons` reads;
+    pairs are K = 2. A share ``heldout`` of them, by prompt, is kept out of training; ``malformed`` says what becomes of
+    records that cannot be read. prompts, heldout_prompts: at most so many of each, drawn by their ids; None for all.
+    max_tokens: of a prompt with an answer, at most the context. Longer ones lose their first exchanges; where one turn
+    is too long, the comparison is left out.
+
     batch: prompts in a step, each with all its answers (InstructGPT C.2: 64). micro_batch: answers that go through the
-    model at a time. demonstrations: how many of them set the zero of the reward. eval_every: steps between measurements
-    of the held-out accuracy, each on the first eval_prompts held-out prompts; the headline is of all.
+    model at a time. demonstrations: how many of them set the zero of the reward; with own data, so many of the best
+    answers in it do. eval_every: steps between measurements of the held-out accuracy, each on the first eval_prompts
+    held-out prompts; the headline is of all.
     """
 
+    data: Path | None = None
+    heldout: float = Field(default=0.2, gt=0, lt=1)
+    malformed: Malformed = "refuse"
+    prompts: int | None = Field(default=None, gt=0)
+    heldout_prompts: int | None = Field(default=None, gt=0)
+    max_tokens: int | None = Field(default=None, gt=0)
     epochs: float = Field(default=1.0, gt=0)  # InstructGPT C.2: more overfits
     batch: int = Field(default=64, gt=0)
     micro_batch: int = Field(default=256, gt=0)
@@ -53,6 +69,10 @@ class RewardConfig(GradientConfig):
     eval_prompts: int = Field(default=128, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=20)
 
+    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """With own data, the SFT model alone."""
+        return ("sft",) if self.data else inputs
+
 
 class Scores(Record):
     """What each answer of a comparison is worth to a labeller without noise."""
@@ -62,29 +82,48 @@ class Scores(Record):
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """A comparison as ids: the prompt with each answer, and each answer's rank, 0 the best; equal ranks tie."""
+class Data:
+    """What there is to learn from and to be measured on.
 
-    answers: list[list[int]]
-    ranks: list[int]
+    name: of the file that it is from, for messages. hash: of all that is learned from. gold: a file of `Scores`, which
+    need not exist. zero: answers whose mean score is to be 0.
+    """
+
+    name: Path
+    hash: str
+    training: list[Comparison]
+    heldout: list[Comparison]
+    gold: Path
+    zero: list[Conversation]
 
 
 def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
-    """Train the reward model from the weights of ``sft`` and leave it in ``out`` as a Hugging Face folder."""
+    """Train the reward model from the weights of ``sft`` and leave it in ``out`` as a Hugging Face folder.
+
+    Beside it, what it was measured on: heldout.jsonl, the comparisons, and heldout_scores.jsonl, its scores.
+    """
     layout = config.layout()
     decoder, tokenizer = load_model(inputs["sft"])
     model = ScoredDecoder(decoder, torch.Generator().manual_seed(config.seed))
+    if config.lora is not None:
+        add_adapters(decoder, config.lora, config.seed)
     if decoder.head is not None:
         decoder.head.requires_grad_(False)  # the language model's head has no part in a score
     layout.spread(model).eval()  # no dropout in reward models (NDET)
-    comparisons = read_comparisons(inputs["compare"] / "comparisons.jsonl")
-    heldout = read_comparisons(inputs["compare"] / "comparisons_heldout.jsonl")
-    rankings = [ranking(tokenizer, comparison, decoder.config.context) for comparison in comparisons]
-    heldout_answers = [ranking(tokenizer, comparison, decoder.config.context).answers for comparison in heldout]
+    data = read_data(config, inputs, out)
+    most = min(config.max_tokens or decoder.config.context, decoder.config.context)
+    comparisons, rankings = as_ids(tokenizer, data.training, most, data.name)
+    heldout, heldout_rankings = as_ids(tokenizer, data.heldout, most, data.name)
+    heldout_answers = [item.answers for item in heldout_rankings]
     labels = [preferences(comparison) for comparison in heldout]
     order = Shuffled(len(rankings), config.seed)
     steps = math.ceil(config.epochs * len(rankings) / config.batch)
-    say(f"  reward: {len(rankings):,} prompts, {sum(len(r.ranks) for r in rankings):,} answers, {steps:,} steps")
+    too_long = len(data.training) + len(data.heldout) - len(rankings) - len(heldout)
+    say(
+        f"  reward: {len(rankings):,} prompts, {sum(len(r.ranks) for r in rankings):,} answers, "
+        f"{sum(row_length(r.answers) for r in rankings):,} tokens, {steps:,} steps; {len(heldout):,} held-out prompts; "
+        f"{too_long:,} left out, longer than {most:,} tokens"
+    )
 
     def numbers(step: int) -> list[int]:
         return [number for _, number in order.take(step * config.batch, config.batch)]
@@ -100,33 +139,80 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         scores = score_each(model, answers, config.micro_batch, tokenizer.pad, config.dtype)
         return {"heldout_accuracy": pair_accuracy(scores, labels[: config.eval_prompts])}
 
-    identity = {
-        "tokenizer": tokenizer.hash,
-        "set of comparisons": file_digest(inputs["compare"] / "comparisons.jsonl"),
-    }
+    identity = {"tokenizer": tokenizer.hash, "set of comparisons": data.hash}
     plan = Plan.of("reward", config, out, steps, identity, decoder.config)
-    trained = Trained({"model": model}, build_optimizers(model, config.optim), layout)
+    trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
 
     def documents(step: int) -> list[str]:
         return [comparisons[number].id for number in numbers(step)]
 
     learn = gradient_steps(trained, losses, plan, config, documents)
     train(trained, learn, plan, measure=measure, score=_mistakes)
-    demonstrations = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
-    raw_mean = center(model, tokenizer, demonstrations, config)
+    raw_mean = center(model, tokenizer, data.zero, config)
     scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
-    result = layout.whole(model)
-    world.once(lambda: save_reward(result, out, tokenizer))
+    result = merged(layout.whole(model))
+    world.once(lambda: _leave(result, tokenizer, heldout, scores, out))
     remove_checkpoint(out / "checkpoint")
     flat = torch.tensor([score for answers in scores for score in answers])
     return {
         "prompts": len(rankings),
         "heldout_prompts": len(heldout),
-        **accuracies(heldout, scores, inputs["compare"] / "scores.jsonl"),
+        "too_long": too_long,
+        **accuracies(heldout, scores, data.gold),
         "demonstration_mean_before": raw_mean,
         "heldout_score_mean": flat.mean().item(),
         "heldout_score_std": flat.std().item(),
     }
+
+
+def _leave(
+    model: ScoredDecoder, tokenizer: Tokenizer, heldout: list[Comparison], scores: list[list[float]], out: Path
+) -> None:
+    """Write the model, what it was measured on, and its scores of that."""
+    write_jsonl(out / HELDOUT, heldout)
+    records = (Scores(id=item.id, scores=found) for item, found in zip(heldout, scores, strict=True))
+    write_jsonl(out / HELDOUT_SCORES, records)
+    save_reward(model, out, tokenizer)
+
+
+def read_data(config: RewardConfig, inputs: Inputs, out: Path) -> Data:
+    """The comparisons of ``compare``, or those of the user's own. UserError when there are none of a kind."""
+    if config.data is None:
+        folder = inputs["compare"]
+        name, gold = folder / "comparisons.jsonl", folder / "scores.jsonl"
+        training, heldout = read_comparisons(name), read_comparisons(folder / "comparisons_heldout.jsonl")
+        zero = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
+    else:
+        name, gold = config.data, out / "no scores"
+        ranked = [c for c in load_comparisons(name).accepted(config.malformed, out) if len(c.tiers) > 1]
+        training, heldout = by_prompt(ranked, config.heldout)
+        if not training or not heldout:
+            raise UserError(
+                f"{name} has too few comparisons in which one answer is ranked above another: {len(training)} to learn "
+                f"from and {len(heldout)} held out; change reward.heldout ({config.heldout}) or give more."
+            )
+        zero = [best_answered(c) for c in drawn(training, config.demonstrations, "center", config.seed)]
+    training = drawn(training, config.prompts, "prompts", config.seed)
+    heldout = drawn(heldout, config.heldout_prompts, "heldout prompts")
+    content = digest([comparison.model_dump(mode="json") for comparison in training])
+    return Data(name, content, training, heldout, gold, zero)
+
+
+def drawn(records: Sequence[RecordT], count: int | None, *key: object) -> list[RecordT]:
+    """At most ``count`` of the records, drawn by their ids; all of them, in their order, for None."""
+    if count is None:
+        return list(records)
+    return sorted(records, key=lambda record: keyed_uniform(*key, record.id))[:count]
+
+
+def as_ids(
+    tokenizer: Tokenizer, comparisons: Sequence[Comparison], most: int, name: Path
+) -> tuple[list[Comparison], list[Ranking]]:
+    """The comparisons that fit into ``most`` tokens, and their ids. UserError when none does."""
+    found = [(item, ids) for item in comparisons if (ids := ranking(tokenizer, item, most)) is not None]
+    if not found:
+        raise UserError(f"No comparison of {name} fits into {most} tokens; shorten them, or raise reward.max_tokens.")
+    return [item for item, _ in found], [ids for _, ids in found]
 
 
 def _mistakes(measured: Mapping[str, float]) -> float | None:
@@ -141,100 +227,15 @@ def read_comparisons(path: Path) -> list[Comparison]:
     return comparisons
 
 
-def ranking(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Ranking:
-    """A comparison as ids. What exceeds the context is cut at the start, so that the end-of-turn is always read."""
-    answers = []
-    for answer in comparison.answers:
-        ids = example(tokenizer, [*comparison.prompt, Message(role="assistant", content=answer)]).ids
-        answers.append(ids[-context:])
-    return Ranking(answers, [-int(value) for value in preferences(comparison)])
-
-
-def preferences(comparison: Comparison) -> list[float]:
-    """For each answer a number that is higher the better its tier: minus the tier's place."""
-    place = {answer: tier for tier, answers in enumerate(comparison.tiers) for answer in answers}
-    return [-float(place[answer]) for answer in range(len(comparison.answers))]
-
-
-def ranking_parts(
-    model: ScoredDecoder,
-    rankings: Sequence[Ranking],
-    micro_batch: int,
-    pad: int,
-    precision: Precision,
-    layout: Layout,
-) -> Iterator[Part]:
-    """The mean ranking loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most.
-
-    Each process has its share of the prompts. Where one has fewer parts or passes than another it goes through its
-    first ones again, for nothing: processes that exchange weights must make equally many passes.
-    """
-    pairs = sum(int(better_pairs(*_ranks([r])).sum()) for r in rankings)
-    shares = [
-        list(_groups(rankings[rank :: layout.ranks] or rankings[:1], micro_batch)) for rank in range(layout.ranks)
-    ]
-    own = rankings[layout.rank :: layout.ranks]
-    for number in range(max(len(groups) for groups in shares)):
-        at_once = [groups[number] if number < len(groups) else groups[0] for groups in shares]
-        group = at_once[layout.rank]
-        counts = 1.0 if own and number < len(shares[layout.rank]) else 0.0
-        passes = max(math.ceil(sum(len(r.ranks) for r in groups) / ROWS) for groups in at_once)
-        ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in _ranks(group))
-        with autocast(precision, model.bias.device):
-            scores_N = last_scores(model, [ids for item in group for ids in item.answers], pad, passes)
-        scores_BK = torch.zeros(ranks_BK.shape, device=scores_N.device).masked_scatter(valid_BK, scores_N)
-        loss = ranking_loss(scores_BK, ranks_BK, valid_BK) * (counts * len(group) / len(rankings))
-        ahead_BKK = scores_BK[:, :, None] > scores_BK[:, None, :]
-        right = counts * (ahead_BKK & better_pairs(ranks_BK, valid_BK)).sum() / max(1, pairs)
-        tokens = sum(len(ids) for item in group for ids in item.answers) if counts else 0
-        yield Part(loss, tokens, {"accuracy": right})
-
-
-def last_scores(model: ScoredDecoder, sequences: Sequence[list[int]], pad: int, passes: int = 0) -> Tensor:
-    """Scores [N] at the last token of each sequence (NDET). Padding is on the right, where causality hides it.
-
-    Sequences go through the model in groups of like length, so that little of what is computed is padding; in at least
-    ``passes`` passes, of which those that are too many count for nothing.
-    """
-    device = model.bias.device
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    starts = [*range(0, len(order), ROWS)]
-    starts += [0] * (passes - len(starts))
-    scores, nothing = [], torch.zeros((), device=device)
-    for number, first in enumerate(starts):
-        chosen = [sequences[i] for i in order[first : first + ROWS]]
-        last_N = torch.tensor([len(ids) - 1 for ids in chosen], device=device)
-        tokens_NT = torch.full((len(chosen), len(chosen[-1])), pad)
-        for row, ids in enumerate(chosen):
-            tokens_NT[row, : len(ids)] = torch.tensor(ids)
-        scores_N = model(tokens_NT.to(device)).gather(1, last_N[:, None]).squeeze(1)
-        if number * ROWS < len(order):
-            scores.append(scores_N)
-        else:
-            nothing = nothing + 0.0 * scores_N.sum()
-    return torch.cat(scores)[torch.tensor(order).argsort().to(device)] + nothing
-
-
-@torch.no_grad()
-def score_each(
-    model: ScoredDecoder, answers: Sequence[Sequence[list[int]]], micro_batch: int, pad: int, precision: Precision
-) -> list[list[float]]:
-    """The score of each answer to each prompt."""
-    flat = [ids for group in answers for ids in group]
-    scores: list[float] = []
-    for first in range(0, len(flat), micro_batch):
-        with autocast(precision, model.bias.device):
-            scores += last_scores(model, flat[first : first + micro_batch], pad).tolist()
-    one_by_one = iter(scores)
-    return [[next(one_by_one) for _ in group] for group in answers]
-
-
 def center(
     model: ScoredDecoder, tokenizer: Tokenizer, demonstrations: Sequence[Conversation], config: RewardConfig
 ) -> float:
     """Shift the model's scores so that the demonstrations' mean is 0 (InstructGPT 3.5); returns the mean before."""
     context = model.decoder.config.context
-    ids = [[example(tokenizer, conversation.messages).ids[-context:]] for conversation in demonstrations]
+    talks = (fitting(tokenizer, conversation.messages, context) for conversation in demonstrations)
+    ids = [[example(tokenizer, messages).ids] for messages in talks if messages]
+    if not ids:
+        raise UserError(f"No demonstration fits into the model's context of {context} tokens; shorten them.")
     scores = score_each(model, ids, config.micro_batch, tokenizer.pad, config.dtype)
     mean = math.fsum(score for (score,) in scores) / len(scores)
     model.bias += mean
@@ -246,8 +247,7 @@ def sample_demonstrations(path: Path, config: RewardConfig) -> list[Conversation
     conversations = read_jsonl(path, Conversation)
     if not conversations:
         raise UserError(f"{path} holds no demonstrations; run the stage conversations again.")
-    drawn = sorted(conversations, key=lambda conversation: keyed_uniform("center", config.seed, conversation.id))
-    return drawn[: config.demonstrations]
+    return drawn(conversations, config.demonstrations, "center", config.seed)
 
 
 def accuracies(comparisons: Sequence[Comparison], scores: Sequence[list[float]], gold_file: Path) -> dict[str, float]:
@@ -293,29 +293,9 @@ def pair_accuracy(scores: Sequence[Sequence[float]], truth: Sequence[Sequence[fl
     return right / total if total else math.nan
 
 
-def _ranks(rankings: Sequence[Ranking]) -> tuple[Tensor, Tensor]:
-    """``(ranks_BK, valid_BK)``, K the most answers of any."""
-    most = max(len(item.ranks) for item in rankings)
-    ranks_BK = torch.tensor([item.ranks + [0] * (most - len(item.ranks)) for item in rankings])
-    valid_BK = torch.tensor([[k < len(item.ranks) for k in range(most)] for item in rankings])
-    return ranks_BK, valid_BK
-
-
-def _groups(rankings: Sequence[Ranking], most: int) -> Iterator[list[Ranking]]:
-    """Rankings of like length together, so that little is padded, with at most ``most`` answers in a group."""
-    group: list[Ranking] = []
-    for item in sorted(rankings, key=lambda r: max(len(ids) for ids in r.answers)):
-        if group and sum(len(r.ranks) for r in group) + len(item.ranks) > most:
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
-
-
 STAGE = Stage(
     name="reward",
-    version=4,
+    version=5,
     config=RewardConfig,
     inputs=("sft", "compare", "conversations"),
     run=run,

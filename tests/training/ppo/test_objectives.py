@@ -147,25 +147,56 @@ def test_k1_and_k3_estimate_the_kl_of_two_known_distributions(generator: torch.G
     new_V, old_V = logits.log_softmax(-1)
     samples = torch.multinomial(old_V.exp(), 200_000, replacement=True, generator=generator)
     exact = (old_V.exp() * (old_V - new_V)).sum().item()
-    chosen = torch.ones(1, len(samples), dtype=torch.bool)
-    k3 = objectives.kl_k3(new_V[samples][None], old_V[samples][None], chosen).item()
-    k1 = objectives.sequence_kl(old_V[samples][:, None], new_V[samples][:, None], chosen.T).mean().item()
+    chosen = torch.ones(len(samples), 1, dtype=torch.bool)
+    k3 = objectives.kl_k3(new_V[samples], old_V[samples]).mean().item()
+    k1 = objectives.sequence_kl(old_V[samples][:, None], new_V[samples][:, None], chosen).mean().item()
     assert k3 == pytest.approx(exact, rel=0.03)
     assert k1 == pytest.approx(exact, rel=0.03)
 
 
-def test_k3_is_zero_where_nothing_moved_and_never_negative(
-    generator: torch.Generator, response_BT: torch.Tensor
-) -> None:
+def test_k3_is_zero_where_nothing_moved_and_never_negative(generator: torch.Generator) -> None:
     old_BT = normal(generator)
-    assert objectives.kl_k3(old_BT, old_BT, response_BT).item() == 0
-    assert objectives.kl_k3(old_BT + 0.1 * normal(generator), old_BT, response_BT).item() > 0
+    assert (objectives.kl_k3(old_BT, old_BT) == 0).all()
+    assert (objectives.kl_k3(old_BT + 0.1 * normal(generator), old_BT) > 0).all()
 
 
-def test_clip_fraction_counts_tokens_outside_the_clip() -> None:
-    new = torch.tensor([[0.1, 0.3, -0.1, -0.3, 9.0]])
-    mask = torch.tensor([[True, True, True, True, False]])
-    assert objectives.clip_fraction(new, torch.zeros(1, 5), mask, 0.2).item() == 0.5
+def test_tokens_outside_the_clip_are_counted() -> None:
+    new = torch.tensor([[0.1, 0.3, -0.1, -0.3, 0.0]])
+    assert objectives.clipped(new, torch.zeros(1, 5), 0.2).tolist() == [[0, 1, 0, 1, 0]]
+
+
+def test_weights_make_means_over_tokens_and_over_answers(generator: torch.Generator, response_BT: torch.Tensor) -> None:
+    values_BT = normal(generator)
+    rows = [values_BT[row][response_BT[row]] for row in range(ROWS)]
+    over_tokens = (values_BT * objectives.token_weights(response_BT)).sum()
+    over_answers = (values_BT * objectives.answer_weights(response_BT)).sum()
+    torch.testing.assert_close(over_tokens, torch.cat(rows).mean(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(over_answers, torch.stack([row.mean() for row in rows]).mean(), rtol=1e-6, atol=1e-7)
+
+
+def test_group_advantages_equal_a_naive_loop_and_are_0_where_all_answers_are_alike() -> None:
+    scores = [1.0, 4.0, 2.0, 7.0, 7.0, 7.0]
+    expected = []
+    for first in (0, 3):
+        group = scores[first : first + 3]
+        mean = sum(group) / 3
+        deviation = math.sqrt(sum((score - mean) ** 2 for score in group) / 2)
+        expected += [(score - mean) / (deviation + 1e-4) for score in group]
+    found_B = objectives.group_advantages(torch.tensor(scores, dtype=torch.float64), group=3)
+    assert found_B.tolist() == pytest.approx(expected)
+    assert found_B[3:].tolist() == [0, 0, 0]
+
+
+def test_grpo_losses_equal_the_naive_formula(generator: torch.Generator) -> None:
+    new_BT, old_BT, ref_BT, advantages_BT = (normal(generator) for _ in range(4))
+    losses_BT = objectives.grpo_losses(new_BT, old_BT, ref_BT, advantages_BT, clip=0.2, kl_coef=0.04)
+    for row in range(ROWS):
+        for t in range(COLUMNS):
+            new, old, ref, advantage = (x[row, t].item() for x in (new_BT, old_BT, ref_BT, advantages_BT))
+            ratio = math.exp(new - old)
+            surrogate = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+            kl = math.exp(ref - new) - (ref - new) - 1  # DeepSeekMath eq. 4
+            assert losses_BT[row, t].item() == pytest.approx(-surrogate + 0.04 * kl)
 
 
 def test_only_unfinished_answers_get_the_fixed_score() -> None:

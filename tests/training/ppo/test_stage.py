@@ -19,6 +19,9 @@ from chatwright.records import Gold, Message, Question
 from chatwright.stage import Headline, read_metrics
 from chatwright.storage import read_json, write_json, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer, train_bpe
+from chatwright.training import grpo
+from chatwright.training.grpo import GrpoConfig, GrpoTrainer
+from chatwright.training.lora import LoraConfig
 from chatwright.training.optim import OptimConfig
 from chatwright.training.ppo.config import AdaptiveKl, PpoConfig
 from chatwright.training.ppo.stage import STAGE
@@ -119,6 +122,76 @@ def test_a_killed_run_ends_with_the_same_bytes(
         {**line, "tokens_per_second": 0} for line in logs[1]
     ]
     assert resumed == straight
+
+
+def test_with_adapters_a_killed_run_ends_with_the_same_bytes_and_a_plain_model(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PpoConfig(**CONFIG | {"episodes": 24}, lora=LoraConfig(rank=2))
+    straight = run(config, inputs, tmp_path / "straight")
+    learn = Trainer.learn
+
+    def killed(self: Trainer, step: int, rollout: Any) -> dict[str, float]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return learn(self, step, rollout)
+
+    monkeypatch.setattr(Trainer, "learn", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, inputs, tmp_path / "killed")
+    monkeypatch.undo()
+    assert run(config, inputs, tmp_path / "killed") == straight
+    first, second = (tmp_path / name / "model.safetensors" for name in ("straight", "killed"))
+    assert first.read_bytes() == second.read_bytes()
+    result, _ = load_model(tmp_path / "straight")
+    start, _ = load_model(inputs["sft"])
+    assert torch.equal(result.embedding.weight, start.embedding.weight)
+    assert not torch.equal(result.blocks[0].attention.qkv.weight, start.blocks[0].attention.qkv.weight)
+
+
+def test_rules_alone_need_no_reward_model_and_are_logged_one_by_one(inputs: dict[str, Path], tmp_path: Path) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text(
+        "def longer(prompts, answers):\n    return [len(a) / 10 for a in answers]\n"
+        "def asked(prompts, answers):\n    return [len(p[-1].text) for p in prompts]\n"
+    )
+    rewards = ({"rule": "longer", "file": rules, "weight": 2.0}, {"rule": "asked", "file": rules})
+    config = PpoConfig(**CONFIG | {"episodes": 16}, rewards=rewards)
+    assert config.wanted(STAGE.inputs) == ("sft", "conversations", "shards")
+    assert PpoConfig(**CONFIG).wanted(STAGE.inputs) == STAGE.inputs
+    folders = {name: folder for name, folder in inputs.items() if name != "reward"}
+    run(config, folders, tmp_path / "ppo")
+    line = read_metrics(tmp_path / "ppo")[0]
+    assert len("Capital 1?") <= line["reward_asked"] <= len("Capital 11?")
+    assert line["reward_longer"] >= 0
+
+
+@pytest.mark.parametrize("killed_in", [1, 2])
+def test_grpo_ends_with_the_same_bytes_after_a_kill(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: int
+) -> None:
+    shared = {k: v for k, v in CONFIG.items() if k not in ("adaptive_kl", "ptx_coef")}
+    config = GrpoConfig(**shared | {"episodes": 24, "group": 4, "inner_epochs": 2})
+    (tmp_path / "straight").mkdir()
+    straight = grpo.STAGE.run(config, inputs, tmp_path / "straight")
+    load_model(tmp_path / "straight")
+    assert {"gold_grpo", "proxy_sft", "kl", "ptx_tax"} <= straight.keys()
+    assert "value_loss" not in read_metrics(tmp_path / "straight")[0]
+    learn = GrpoTrainer.learn
+
+    def killed(self: GrpoTrainer, step: int, rollout: Any) -> dict[str, float]:
+        if step == killed_in:
+            raise KeyboardInterrupt
+        return learn(self, step, rollout)
+
+    monkeypatch.setattr(GrpoTrainer, "learn", killed)
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        grpo.STAGE.run(config, inputs, tmp_path / "killed")
+    monkeypatch.undo()
+    assert grpo.STAGE.run(config, inputs, tmp_path / "killed") == straight
+    first, second = (tmp_path / name / "model.safetensors" for name in ("straight", "killed"))
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_checkpoint_of_another_config_is_refused(

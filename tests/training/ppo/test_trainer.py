@@ -10,18 +10,24 @@ import numpy as np
 import pytest
 import torch
 
+from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training.batches import Windows
+from chatwright.training.checkpoint import training_state
 from chatwright.training.guards import RunStopped
 from chatwright.training.loop import accumulate
+from chatwright.training.lora import LoraConfig, add_adapters, has_adapters, sharing
 from chatwright.training.objectives import lm_loss
 from chatwright.training.optim import OptimConfig
 from chatwright.training.parallel import ParallelConfig, lay_out
-from chatwright.training.ppo import objectives
+from chatwright.training.ppo import invariants, objectives
+from chatwright.training.ppo import policy as policy_module
+from chatwright.training.ppo import rollout as rollout_module
 from chatwright.training.ppo.config import AdaptiveKl, PpoConfig
 from chatwright.training.ppo.trainer import Trainer
+from chatwright.training.rewards import Prompt, Rewards
 from chatwright.training.runtime import resolve
 
 SMALL = {
@@ -38,13 +44,13 @@ SMALL = {
     "critic_optim": OptimConfig(kind="adamw", lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0),
     "dtype": "float32",
 }
-PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13], [14]] * 2
+PROMPTS = [Prompt(ids) for ids in ([5, 6, 7, 8], [9, 10], [11, 12, 13], [14])] * 2
 WANTED = 65
 
 Make = Callable[..., Trainer]
 
 
-def likes_a_token(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> torch.Tensor:
+def likes_a_token(prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> torch.Tensor:
     return torch.tensor([sum(token == WANTED for token in response) / 8 for response in responses])
 
 
@@ -57,9 +63,11 @@ def make(policy: Decoder, reference: Decoder, critic: ScoredDecoder, tokenizer: 
         config = PpoConfig(**(SMALL | {k: v for k, v in changes.items() if k in PpoConfig.model_fields}))
         parts = {"policy": deepcopy(policy), "reference": deepcopy(reference), "critic": deepcopy(critic)}
         parts |= {k: v for k, v in changes.items() if k not in PpoConfig.model_fields}
+        terms = parts.pop("terms", {"rule": (1.0, parts.pop("reward", likes_a_token))})
         return Trainer(
             config,
-            **({"score": likes_a_token} | parts),
+            **parts,
+            rewards=Rewards(terms),
             pretraining=Windows(text, config.ptx_length, config.seed) if config.ptx_coef else None,
             tokenizer=tokenizer,
             layout=lay_out(ParallelConfig(), torch.device("cpu"), resolve(config.dtype, torch.device("cpu"))),
@@ -92,6 +100,25 @@ def test_before_the_policy_moves_the_ratio_is_one_and_the_approximate_kl_zero(ma
         metrics = trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
         assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
         assert metrics["clip_fraction"] == 0
+
+
+def test_the_first_ratio_is_exactly_one_where_the_groups_are_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same rows side by side, same bits: not a rounding apart. With other neighbours only roundings differ."""
+    seen: list[float] = []
+    check = invariants.check_ratio
+
+    def looked_at(stage: str, step: int, log_ratio_BT: torch.Tensor, dtype: torch.dtype) -> None:
+        seen.append(log_ratio_BT.abs().max().item())
+        check(stage, step, log_ratio_BT, dtype)
+
+    monkeypatch.setattr(invariants, "check_ratio", looked_at)
+    trainer = make(temperature=0.7)
+    monkeypatch.setattr(trainer, "_minibatches", lambda step, episodes: iter([torch.arange(episodes)]))
+    metrics = trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+    assert seen == [0.0]
+    assert metrics["approx_kl"] == 0.0
 
 
 def test_later_minibatches_see_a_policy_that_has_moved(make: Make) -> None:
@@ -198,7 +225,7 @@ def test_every_step_draws_new_pretraining_text(make: Make) -> None:
 
 
 def test_only_answers_that_did_not_end_get_the_fixed_score(make: Make, tokenizer: Tokenizer) -> None:
-    trainer = make(max_tokens=40, score=lambda prompts, responses: torch.full((len(prompts),), 7.0))
+    trainer = make(max_tokens=40, reward=lambda prompts, responses: torch.full((len(prompts),), 7.0))
     sampled = trainer.sample(0, PROMPTS * 8)
     ended = [completion.tokens[-1] == tokenizer.end_of_turn for completion in sampled.completions]
     assert len(set(ended)) == 2
@@ -272,14 +299,110 @@ def test_an_engine_with_other_weights_stops_the_run(make: Make, reference: Decod
         trainer.sample(2, PROMPTS)
 
 
+def test_an_engine_at_another_temperature_stops_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_module, "Sampling", lambda tokens, temperature, seed: Sampling(tokens, 1.0, seed=seed))
+    with pytest.raises(RunStopped, match=r"the engine sampled with log-probabilities .* temperature, masks"):
+        make(temperature=0.5).sample(0, PROMPTS)
+
+
+def test_a_wrong_mask_in_the_trainer_stops_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sees_all(valid_BT: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(valid_BT), valid_BT.shape[1], valid_BT.shape[1], dtype=torch.bool)
+
+    monkeypatch.setattr(rollout_module, "causal_or_padded", sees_all)
+    with pytest.raises(RunStopped, match="the engine sampled with log-probabilities"):
+        make().sample(0, PROMPTS)
+
+
+def test_weights_that_move_between_sampling_and_learning_stop_the_run(make: Make) -> None:
+    trainer = make()
+    sampled = trainer.sample(0, PROMPTS)
+    with torch.no_grad():
+        trainer.policy.embedding.weight.add_(0.01)
+    with pytest.raises(RunStopped, match="the old log-probabilities are not the policy's"):
+        trainer.learn(0, sampled.rollout)
+
+
+def test_the_gap_between_engine_and_trainer_is_measured_in_every_step(make: Make) -> None:
+    sampled = make().sample(0, PROMPTS)
+    assert 0 <= sampled.engine_gap < 1e-5
+
+
+def test_in_bfloat16_engine_and_trainer_agree_within_the_bound(make: Make) -> None:
+    trainer = make(dtype="bfloat16")
+    sampled = trainer.sample(0, PROMPTS)
+    assert trainer._engine is not None
+    assert trainer._engine.model.embedding.weight.dtype == torch.bfloat16
+    assert 0 < sampled.engine_gap < invariants.ENGINE_BOUND[torch.bfloat16]
+    before = trainer._engine
+    trainer.learn(0, sampled.rollout)
+    trainer.sample(1, PROMPTS)  # the packed copy has the new weights: the check would stop it otherwise
+    assert trainer._engine is before
+
+
+def test_several_rewards_are_summed_with_their_weights(make: Make) -> None:
+    terms = {
+        "token": (2.0, likes_a_token),
+        "length": (-0.5, lambda prompts, responses: torch.tensor([float(len(r)) for r in responses])),
+    }
+    trainer = make(terms=terms, max_tokens=40)
+    sampled = trainer.sample(0, PROMPTS)
+    for b, completion in enumerate(sampled.completions):
+        tokens, total = completion.tokens, sampled.rollout.scores_B[b].item()
+        expected = 2 * sum(token == WANTED for token in tokens) / 8 - 0.5 * len(tokens)
+        assert total == pytest.approx(expected if completion.finish_reason == "stop" else -1.0)
+    assert sampled.judged.means()["reward_length"] > 0
+
+
+def test_a_checkpoint_holds_policy_critic_average_both_optimisers_and_counters(make: Make) -> None:
+    trainer = make(adaptive_kl=AdaptiveKl(target=1e-3, horizon=100), ema=0.9)
+    trainer.learn(0, trainer.sample(0, PROMPTS).rollout)
+    names = training_state(trainer.trained.modules, trainer.trained.optimizers)
+    assert {"/".join(name.split("/")[:2]) for name in names} == {
+        "module/policy", "module/critic", "module/average", "optimizer/0", "optimizer/1",
+    }  # fmt: skip
+    assert trainer.trained.counters.keys() == {"version", "kl_coef"}
+    assert trainer.trained.counters["kl_coef"] != 0.02
+
+
+def adapted(make: Make, policy: Decoder, critic: ScoredDecoder, **changes: Any) -> Trainer:
+    """A trainer whose policy and critic learn through adapters; the reference is the policy's frozen weights."""
+    reference = deepcopy(policy)
+    learner = sharing(reference, list(reference.parameters()))
+    values = sharing(critic, list(critic.decoder.parameters()))
+    for decoder in (learner, values.decoder):
+        add_adapters(decoder, LoraConfig(rank=4), seed=1)
+    return make(policy=learner, reference=reference, critic=values, **changes)
+
+
+def test_with_adapters_the_reference_is_the_policy_s_own_frozen_weights(
+    make: Make, policy: Decoder, critic: ScoredDecoder
+) -> None:
+    trainer = adapted(make, policy, critic, ema=0.5, inner_epochs=4)
+    frozen = weights(trainer.reference)
+    sampled = trainer.sample(0, PROMPTS)
+    torch.testing.assert_close(sampled.rollout.logprobs_BT, sampled.rollout.ref_logprobs_BT, atol=0, rtol=0)
+    for step in range(2):
+        metrics = trainer.learn(step, trainer.sample(step, PROMPTS).rollout)
+    assert metrics["kl"] != 0  # the adapters have moved
+    assert torch.equal(weights(trainer.reference), frozen)
+    assert trainer.policy.embedding.weight is trainer.reference.embedding.weight
+    assert trainer.average is not None
+    assert trainer.average.embedding.weight is trainer.reference.embedding.weight
+    assert not has_adapters(trainer.result)
+    assert not torch.equal(weights(trainer.result), frozen)
+    held = sum(parameter.numel() for parameter in trainer.trained.modules["policy"].parameters())
+    assert held < sum(parameter.numel() for parameter in trainer.reference.parameters()) / 2
+
+
 def test_kl_over_the_budget_stops_the_run(make: Make) -> None:
     with pytest.raises(RunStopped, match=r"KL from the SFT model is .* over the budget max_kl = 0.5"):
         make(max_kl=0.5).sample(0, PROMPTS)
 
 
 def test_scores_that_are_not_numbers_stop_the_run(make: Make) -> None:
-    trainer = make(score=lambda prompts, responses: torch.tensor([float("nan")] + [0.0] * (len(prompts) - 1)))
-    with pytest.raises(RunStopped, match="1 of 8 scores are not finite"):
+    trainer = make(reward=lambda prompts, responses: torch.tensor([float("nan")] + [0.0] * (len(prompts) - 1)))
+    with pytest.raises(RunStopped, match=r"1 of 8 scores of the reward 'rule' are not finite.*the rule has a bug"):
         trainer.sample(0, PROMPTS)
 
 

@@ -1,4 +1,4 @@
-"""Before and after: what PPO changed, on prompts that it never saw, judged by the labeller and by the reward model."""
+"""Before and after: what was changed, on prompts that it never saw, judged by the labeller and by the rewards."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from chatwright.records import Question
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training.ppo import objectives
-from chatwright.training.ppo.rollout import collate, episode_seed, finished
-from chatwright.training.ppo.trainer import Trainer
+from chatwright.training.ppo.policy import PolicyTrainer
+from chatwright.training.ppo.rollout import collate, episode_seed
+from chatwright.training.rewards import prompts_of
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,21 @@ class Answers:
         }
 
 
-def answer(trainer: Trainer, model: Decoder, questions: Sequence[Question]) -> Answers:
-    """One answer of ``model`` to each question at PPO's temperature, with the same seeds for any model and run."""
+def answer(trainer: PolicyTrainer[Any], model: Decoder, questions: Sequence[Question]) -> Answers:
+    """One answer of ``model`` to each question at the rollouts' temperature; seeds are those of the question alone."""
     config, tokenizer = trainer.config, trainer.tokenizer
-    prompts = rendered(tokenizer, questions)
+    prompts = prompts_of(tokenizer, questions)
     samplings = [
         Sampling(config.max_tokens, config.temperature, seed=episode_seed("held out", question.id))
         for question in questions
     ]
-    completions = Engine(model, tokenizer, batch_size=len(questions)).generate(prompts, samplings)
-    proxy_N = trainer.score(prompts, [completion.tokens for completion in completions])
+    completions = Engine(model, tokenizer, batch_size=len(questions)).generate([p.ids for p in prompts], samplings)
+    judged = trainer.rewards(prompts, [completion.tokens for completion in completions])
     return Answers(
         texts=[tokenizer.decode(completion.tokens) for completion in completions],
         completions=completions,
         gold_N=gold_scores(tokenizer, questions, completions),
-        proxy_N=objectives.score_or_fixed(proxy_N, finished(completions, proxy_N.device), config.missing_eos_score),
+        proxy_N=trainer.final_scores(judged, completions),
     )
 
 
@@ -74,7 +75,9 @@ def gold_scores(tokenizer: Tokenizer, questions: Sequence[Question], completions
     )
 
 
-def kl_from_reference(trainer: Trainer, model: Decoder, questions: Sequence[Question], answers: Answers) -> float:
+def kl_from_reference(
+    trainer: PolicyTrainer[Any], model: Decoder, questions: Sequence[Question], answers: Answers
+) -> float:
     """Mean over the answers, which ``model`` gave, of log(model / reference), in nats an answer."""
     responses = [completion.tokens for completion in answers.completions]
     batch = collate(rendered(trainer.tokenizer, questions), responses, trainer.tokenizer.pad, trainer.device)

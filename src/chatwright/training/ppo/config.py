@@ -1,4 +1,4 @@
-"""The configuration of PPO: every constant beside the page it comes from."""
+"""The configurations of what learns from its own answers: every constant beside the page it comes from."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from chatwright.training.config import CheckpointConfig, TrainingConfig
+from chatwright.training.config import CheckpointConfig, TuningConfig
 from chatwright.training.optim import OptimConfig
+from chatwright.training.rewards import RewardTerm, RewardTerms, asks_model, check_titles
 
 
 class AdaptiveKl(BaseModel):
@@ -19,10 +20,11 @@ class AdaptiveKl(BaseModel):
     horizon: int = Field(default=10_000, gt=0)  # episodes, ZIEG
 
 
-class PpoConfig(TrainingConfig):
-    """PPO with the pretraining mix. IGPT = InstructGPT, ZIEG = Ziegler 2019, NDET = Huang 2023; "ours" where none says.
+class RolloutConfig(TuningConfig):
+    """What PPO and GRPO share. IGPT = InstructGPT, ZIEG = Ziegler 2019, NDET = Huang 2023; "ours" where none says.
 
-    An episode is one answer to one prompt; a step samples ``batch`` of them and learns from them once.
+    An episode is one answer to one prompt; a step samples ``batch`` of them and learns from them. rewards: what answers
+    are worth, summed (see `RewardTerm`); the reward model by default.
     """
 
     episodes: int = Field(default=256_000, gt=0)  # IGPT C.4
@@ -33,17 +35,10 @@ class PpoConfig(TrainingConfig):
 
     temperature: float = Field(default=1.0, gt=0)  # IGPT C.4
     max_tokens: int = Field(default=1024, gt=0)  # of a response, IGPT C
+    rewards: RewardTerms = (RewardTerm(),)
     missing_eos_score: float = -1.0  # NDET; ZIEG for a missing full stop
-
-    kl_coef: float = Field(default=0.02, ge=0)  # beta, IGPT C.4; 0.01-0.02 is best, E.7
-    adaptive_kl: AdaptiveKl | None = None  # IGPT keeps beta fixed
     max_kl: float = Field(default=50.0, gt=0)  # nats an answer, mean of a batch: beyond it the run stops. Ours
-    gamma: float = Field(default=1.0, ge=0, le=1)  # IGPT C.4: no discount
-    lam: float = Field(default=0.95, ge=0, le=1)  # ZIEG, NDET; IGPT does not print it
     clip: float = Field(default=0.2, gt=0)  # IGPT C.4
-    value_clip: float = Field(default=0.2, gt=0)  # ZIEG
-    vf_coef: float = Field(default=0.1, ge=0)  # ZIEG
-    whiten_rewards: bool = False  # ZIEG: true, without shifting the mean; IGPT is silent
 
     ptx_coef: float = Field(default=27.8, ge=0)  # gamma of the pretraining mix, IGPT C.4; 0 is plain PPO
     ptx_examples: float = Field(default=8.0, gt=0)  # pretraining windows an episode, IGPT C.4
@@ -52,8 +47,6 @@ class PpoConfig(TrainingConfig):
     # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; betas from IGPT C.
     # optim.clip holds for policy and critic together: they have one loss and one gradient.
     optim: OptimConfig = OptimConfig(kind="adamw", lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0)
-    # The critic learns at the reward model's rate (IGPT C.2). Ours
-    critic_optim: OptimConfig = OptimConfig(kind="adamw", lr=9e-6, betas=(0.9, 0.95), weight_decay=0.0)
     warmup: int = Field(default=10, ge=0)  # steps, from a tenth of the learning rate, then constant; IGPT C.4
     ema: float = Field(default=0.992, ge=0, lt=1)  # IGPT C.4, here at each optimiser step; 0: the last weights are kept
 
@@ -63,7 +56,12 @@ class PpoConfig(TrainingConfig):
     samples: int = Field(default=12, ge=0)  # of them, kept for reading
 
     @model_validator(mode="after")
-    def _sizes_divide(self) -> PpoConfig:
+    def _rewards_differ(self) -> RolloutConfig:
+        check_titles(self.rewards)
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> RolloutConfig:
         for big, small in (("episodes", "batch"), ("batch", "minibatch")):
             whole, part = getattr(self, big), getattr(self, small)
             if whole % part:
@@ -73,6 +71,15 @@ class PpoConfig(TrainingConfig):
                 f"ptx_examples ({self.ptx_examples}) gives a minibatch of {self.minibatch} no pretraining window"
             )
         return self
+
+    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Without the reward model where rules alone judge."""
+        return inputs if asks_model(self.rewards) else tuple(name for name in inputs if name != "reward")
+
+    @property
+    def answers_each(self) -> int:
+        """How many answers each prompt gets in a step."""
+        return 1
 
     @property
     def steps(self) -> int:
@@ -88,3 +95,17 @@ class PpoConfig(TrainingConfig):
     def ptx_micro_windows(self) -> int:
         """Pretraining windows of one forward pass: as many parts as the minibatch is cut into."""
         return math.ceil(self.ptx_windows * min(1, self.micro_batch / self.minibatch))
+
+
+class PpoConfig(RolloutConfig):
+    """PPO with the pretraining mix."""
+
+    kl_coef: float = Field(default=0.02, ge=0)  # beta, IGPT C.4; 0.01-0.02 is best, E.7
+    adaptive_kl: AdaptiveKl | None = None  # IGPT keeps beta fixed
+    gamma: float = Field(default=1.0, ge=0, le=1)  # IGPT C.4: no discount
+    lam: float = Field(default=0.95, ge=0, le=1)  # ZIEG, NDET; IGPT does not print it
+    value_clip: float = Field(default=0.2, gt=0)  # ZIEG
+    vf_coef: float = Field(default=0.1, ge=0)  # ZIEG
+    whiten_rewards: bool = False  # ZIEG: true, without shifting the mean; IGPT is silent
+    # The critic learns at the reward model's rate (IGPT C.2). Ours
+    critic_optim: OptimConfig = OptimConfig(kind="adamw", lr=9e-6, betas=(0.9, 0.95), weight_decay=0.0)

@@ -1,4 +1,4 @@
-"""The arithmetic of PPO with a KL penalty (Ziegler 2019, InstructGPT): pure functions over `[B, T]` tensors.
+"""The arithmetic of PPO with a KL penalty (Ziegler 2019, InstructGPT) and of GRPO: pure functions over tensors.
 
 Every ``*_BT`` tensor is aligned with the tokens: entry t of a log-probability, reward, value or advantage belongs to
 the choice of token t. ``response_BT`` is true on the tokens the policy chose, one run of columns in each row; what lies
@@ -6,7 +6,7 @@ outside is neither read nor, in a result, other than 0.
 
 Sources: ZIEG = Ziegler 2019 (1909.08593) and its code lm-human-preferences; IGPT = InstructGPT (2203.02155);
 NDET = Huang 2023, "The N implementation details of RLHF with PPO"; GAE = Schulman 2015 (1506.02438);
-PPO = Schulman 2017 (1707.06347).
+PPO = Schulman 2017 (1707.06347); GRPO = Shao 2024, DeepSeekMath (2402.03300).
 """
 
 from __future__ import annotations
@@ -105,12 +105,10 @@ def value_losses(
     return 0.5 * torch.maximum((values_BT - returns_BT) ** 2, (clipped_BT - returns_BT) ** 2)
 
 
-def clip_fraction(
-    logprobs_BT: torch.Tensor, old_logprobs_BT: torch.Tensor, mask_BT: torch.Tensor, clip: float
-) -> torch.Tensor:
-    """Share of the masked tokens whose probability ratio lies outside ``1 +- clip``."""
+def clipped(logprobs_BT: torch.Tensor, old_logprobs_BT: torch.Tensor, clip: float) -> torch.Tensor:
+    """1 for each token whose probability ratio lies outside ``1 +- clip``, else 0."""
     ratio_BT = torch.exp(logprobs_BT - old_logprobs_BT)
-    return masked_mean(((ratio_BT - 1).abs() > clip).to(logprobs_BT.dtype), mask_BT)
+    return ((ratio_BT - 1).abs() > clip).to(logprobs_BT.dtype)
 
 
 def sequence_kl(logprobs_BT: torch.Tensor, ref_logprobs_BT: torch.Tensor, response_BT: torch.Tensor) -> torch.Tensor:
@@ -121,13 +119,63 @@ def sequence_kl(logprobs_BT: torch.Tensor, ref_logprobs_BT: torch.Tensor, respon
     return (logprobs_BT - ref_logprobs_BT).masked_fill(~response_BT, 0).sum(dim=1)
 
 
-def kl_k3(logprobs_BT: torch.Tensor, old_logprobs_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
-    """Mean of ``r - 1 - log r`` over the masked tokens, with r = new / old: KL(old, new) from tokens drawn from old.
+def kl_k3(logprobs_BT: torch.Tensor, old_logprobs_BT: torch.Tensor) -> torch.Tensor:
+    """``r - 1 - log r`` of each token, with r = new / old: its mean over tokens drawn from old estimates KL(old, new).
 
     Never negative, and exactly 0 where nothing moved (Schulman 2020, "Approximating KL divergence").
     """
     log_ratio_BT = logprobs_BT - old_logprobs_BT
-    return masked_mean(torch.expm1(log_ratio_BT) - log_ratio_BT, mask_BT)
+    return torch.expm1(log_ratio_BT) - log_ratio_BT
+
+
+def token_weights(response_BT: torch.Tensor) -> torch.Tensor:
+    """Weights that make a sum over tokens their mean: every response token of the batch counts alike.
+
+    >>> token_weights(torch.tensor([[False, True], [True, True]]))
+    tensor([[0.0000, 0.3333],
+            [0.3333, 0.3333]])
+    """
+    return response_BT / response_BT.sum()
+
+
+def answer_weights(response_BT: torch.Tensor) -> torch.Tensor:
+    """Weights that make a sum over tokens the mean over answers of the mean over an answer's tokens (GRPO eq. 3).
+
+    >>> answer_weights(torch.tensor([[False, True], [True, True]]))
+    tensor([[0.0000, 0.5000],
+            [0.2500, 0.2500]])
+    """
+    return response_BT / response_BT.sum(dim=1, keepdim=True) / len(response_BT)
+
+
+def group_advantages(scores_B: torch.Tensor, group: int) -> torch.Tensor:
+    """How much better an answer is than the others to its prompt, in standard deviations, ``[B]`` (GRPO 4.1.2).
+
+    The ``group`` answers to a prompt stand next to each other. Answers that are all worth the same have no advantage.
+    The deviation is the sample's, with 1e-4 added to it (TRL).
+
+    >>> group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), group=2)
+    tensor([-0.7071,  0.7071,  0.0000,  0.0000])
+    """
+    scores_PG = scores_B.view(-1, group)
+    centred_PG = scores_PG - scores_PG.mean(dim=1, keepdim=True)
+    return (centred_PG / (scores_PG.std(dim=1, keepdim=True) + 1e-4)).flatten()
+
+
+def grpo_losses(
+    logprobs_BT: torch.Tensor,
+    old_logprobs_BT: torch.Tensor,
+    ref_logprobs_BT: torch.Tensor,
+    advantages_BT: torch.Tensor,
+    clip: float,
+    kl_coef: float,
+) -> torch.Tensor:
+    """GRPO's loss of each token: PPO's clipped surrogate, and ``kl_coef`` times K3 of policy and reference (eq. 3, 4).
+
+    The KL is a part of the loss here, not of the reward; it falls with ``r = pi_ref / pi`` over tokens drawn from pi.
+    """
+    surrogate_BT = policy_losses(logprobs_BT, old_logprobs_BT, advantages_BT, clip)
+    return surrogate_BT + kl_coef * kl_k3(ref_logprobs_BT, logprobs_BT)
 
 
 def explained_variance(values_BT: torch.Tensor, returns_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

@@ -91,20 +91,24 @@ def response_logprobs(
     response_BT: torch.Tensor,
     temperature: float,
     vocab_size: int,
+    *,
+    entropy: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``(logprobs_BT, entropy_BT)`` of each response token given those before it, float32, 0 elsewhere.
 
     Of the distribution that was sampled: over the ids that the tokenizer has, the logits divided by the temperature
     (NDET). Logits are made only where a response token is predicted, which saves most of their cost on long prompts.
+    The entropy is for the log and has no gradient; without ``entropy`` it is not computed and 0.
     """
-    hidden_BTD = model.hidden(
-        tokens_BT, positions_BT=positions_from_valid(valid_BT), mask_BTS=causal_or_padded(valid_BT)
-    )
+    positions_BT, mask_BTS = _seen(valid_BT)
+    hidden_BTD = model.hidden(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS)
     chosen_BT = response_BT[:, 1:]  # the token in column t is predicted from column t - 1
-    logits_NV = model.logits(hidden_BTD[:, :-1][chosen_BT])[:, :vocab_size].float() / temperature
+    logits_NV = model.logits(hidden_BTD[chosen_BT])[:, :vocab_size].float() / temperature
     logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
     logprobs_N = logprobs_NV.gather(1, tokens_BT[:, 1:][chosen_BT][:, None])[:, 0]
-    entropy_N = -(logprobs_NV.detach().exp() * logprobs_NV.detach()).sum(dim=-1)
+    entropy_N = torch.zeros_like(logprobs_N.detach())
+    if entropy:
+        entropy_N -= (logprobs_NV.detach().exp() * logprobs_NV.detach()).sum(dim=-1)
     return spread(logprobs_N, response_BT), spread(entropy_N, response_BT)
 
 
@@ -112,8 +116,15 @@ def response_values(
     critic: ScoredDecoder, tokens_BT: torch.Tensor, valid_BT: torch.Tensor, response_BT: torch.Tensor
 ) -> torch.Tensor:
     """``values_BT``, float32: the critic's value of the state before each response token was chosen, 0 elsewhere."""
-    scores_BT = critic(tokens_BT, positions_BT=positions_from_valid(valid_BT), mask_BTS=causal_or_padded(valid_BT))
-    return spread(scores_BT[:, :-1][response_BT[:, 1:]].float(), response_BT)
+    positions_BT, mask_BTS = _seen(valid_BT)
+    scores_BT = critic(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS)
+    return spread(scores_BT[response_BT[:, 1:]].float(), response_BT)
+
+
+def _seen(valid_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Positions and mask of all columns but the last, from which nothing is predicted."""
+    before_BT = valid_BT[:, :-1]
+    return positions_from_valid(before_BT), causal_or_padded(before_BT)
 
 
 def spread(values_N: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

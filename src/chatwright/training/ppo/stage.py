@@ -4,92 +4,163 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder
-from chatwright.model.folder import load_model, load_reward, save_model
+from chatwright.model.folder import load_model, save_model
+from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Question
 from chatwright.stage import Headline, Inputs, Stage, say
 from chatwright.storage import file_digest, read_jsonl, write_json
+from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
+from chatwright.training.batches import Windows
 from chatwright.training.checkpoint import remove_checkpoint
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.loop import Plan, Step, train
+from chatwright.training.lora import add_adapters, sharing
 from chatwright.training.order import Shuffled
+from chatwright.training.parallel import Layout
 from chatwright.training.ppo import before_after
-from chatwright.training.ppo.config import PpoConfig
-from chatwright.training.ppo.rollout import reward_model_score
+from chatwright.training.ppo.config import PpoConfig, RolloutConfig
+from chatwright.training.ppo.policy import PolicyTrainer
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
+from chatwright.training.rewards import Rewards, asks_model, build_rewards, load_reward_for, prompts_of
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a run starts from. reference: the SFT model. reward_model: None where rules alone judge. text: held out."""
+
+    layout: Layout
+    tokenizer: Tokenizer
+    policy: Decoder
+    reference: Decoder
+    reward_model: ScoredDecoder | None
+    rewards: Rewards
+    pretraining: Windows | None
+    prompts: list[Question]
+    heldout: list[Question]
+    text: np.ndarray
+
+
 def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
     """Train the policy and compare it with the SFT model on held-out prompts. UserError when the inputs do not fit."""
-    layout = config.layout()
-    reference, tokenizer = load_model(inputs["sft"])
-    policy, _ = load_model(inputs.get("policy", inputs["sft"]))  # a later round may start from an earlier one's policy
-    reward_model, reward_tokenizer = load_reward(inputs["reward"])
-    if reward_tokenizer.hash != tokenizer.hash:
-        raise UserError(
-            f"{inputs['reward']} was made with another tokenizer than {inputs['sft']}; run the stage reward again."
-        )
-    policy, reward_model = policy.to(layout.device), reward_model.to(layout.device)
-    shard = open_shard(inputs["shards"], "train", tokenizer)
-    text = open_shard(inputs["shards"], "heldout", tokenizer).tokens
-    prompts = read_questions(inputs["conversations"] / "prompts.jsonl")
-    heldout = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts]
-    if config.minibatch % layout.ranks:
-        raise UserError(
-            f"ppo.minibatch ({config.minibatch}) cannot be divided among {layout.ranks} processes; change one of them."
-        )
+    given = read_inputs("ppo", config, inputs)
     trainer = Trainer(
         config,
+        policy=given.policy,
+        reference=given.reference,
+        critic=new_critic(config, given),
+        rewards=given.rewards,
+        pretraining=given.pretraining,
+        tokenizer=given.tokenizer,
+        layout=given.layout,
+    )
+    return learn_and_compare(trainer, given, inputs, out)
+
+
+def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
+    """Load the models, prompts and texts of a run. UserError when they do not fit."""
+    layout = config.layout()
+    reference, tokenizer = load_model(inputs["sft"])
+    reference.to(layout.device)
+    # A later round may start from an earlier one's policy.
+    start = load_model(inputs["policy"])[0].to(layout.device) if "policy" in inputs else None
+    if config.lora is not None:
+        policy = start or sharing(reference, list(reference.parameters()))
+        add_adapters(policy, config.lora, config.seed)
+    else:
+        policy = start or deepcopy(reference)
+    reward_model = None
+    if asks_model(config.rewards):
+        reward_model = load_reward_for(inputs["reward"], inputs["sft"], tokenizer).to(layout.device)
+    shard = open_shard(inputs["shards"], "train", tokenizer)
+    if config.minibatch % layout.ranks:
+        raise UserError(
+            f"{name}.minibatch ({config.minibatch}) cannot be divided among {layout.ranks} processes; "
+            "change one of them."
+        )
+    return Given(
+        layout=layout,
+        tokenizer=tokenizer,
         policy=policy,
         reference=reference,
-        critic=deepcopy(reward_model),  # InstructGPT C.4: the value function starts as the reward model
-        score=reward_model_score(reward_model, tokenizer.pad, config.dtype, config.micro_batch),
+        reward_model=reward_model,
+        rewards=build_rewards(config.rewards, reward_model, tokenizer, config.dtype, config.micro_batch),
         pretraining=open_windows(shard, config.ptx_length, config.seed) if config.ptx_coef else None,
-        tokenizer=tokenizer,
-        layout=layout,
+        prompts=read_questions(inputs["conversations"] / "prompts.jsonl"),
+        heldout=read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts],
+        text=open_shard(inputs["shards"], "heldout", tokenizer).tokens,
     )
-    models = {"SFT model": inputs["sft"], "reward model": inputs["reward"]}
+
+
+def new_critic(config: PpoConfig, given: Given) -> ScoredDecoder:
+    """The critic at the start: the reward model (IGPT C.4), or without one the SFT model and a head of 0 (NDET)."""
+    fresh = given.reward_model is None
+    model = ScoredDecoder(given.reference) if given.reward_model is None else given.reward_model
+    if config.lora is None:
+        critic = deepcopy(model).requires_grad_(True)
+    else:
+        critic = sharing(model, list(model.decoder.parameters()))
+        add_adapters(critic.decoder, config.lora, config.seed + 1)
+        critic.head.requires_grad_(True)
+    if critic.decoder.head is not None:
+        critic.decoder.head.requires_grad_(False)  # the language model's head has no part in a value
+    if fresh:
+        critic.zero_head()
+    return critic
+
+
+def learn_and_compare(trainer: PolicyTrainer[Any], given: Given, inputs: Inputs, out: Path) -> Headline:
+    """Train, leave the policy in ``out`` as a Hugging Face folder, and say what was gained and lost."""
+    config = trainer.config
+    models = {"SFT model": inputs["sft"]}
+    if given.reward_model is not None:
+        models["reward model"] = inputs["reward"]
     if "policy" in inputs:
         models["first policy"] = inputs["policy"]
     identity = {name: file_digest(folder / "model.safetensors") for name, folder in models.items()}
-    plan = Plan.of("ppo", config, out, config.steps, identity)
-    train(trainer.trained, steps_of(trainer, prompts), plan, note=_note)
+    plan = Plan.of(trainer.name, config, out, config.steps, identity)
+    train(trainer.trained, steps_of(trainer, given.prompts), plan, note=_note)
     result = trainer.result
-    world.once(lambda: save_model(result, out, tokenizer))
-    headline = compare(trainer, result, heldout, text, out)
+    world.once(lambda: save_model(result, out, given.tokenizer))
+    headline = compare(trainer, result, given.heldout, given.text, out)
     remove_checkpoint(out / "checkpoint")
     return headline
 
 
-def steps_of(trainer: Trainer, prompts: Sequence[Question]) -> Step:
+def steps_of(trainer: PolicyTrainer[Any], prompts: Sequence[Question]) -> Step:
     """What the training loop calls: one batch of prompts answered, judged and learned from."""
     config = trainer.config
     order = Shuffled(len(prompts), config.seed)
+    asked = config.batch // config.answers_each  # prompts a step; answers to one stand next to each other
     warned = False
 
     def learn(step: int) -> dict[str, float]:
         nonlocal warned
-        questions = [prompts[i] for _, i in order.take(step * config.batch, config.batch)]
-        sampled = trainer.sample(step, before_after.rendered(trainer.tokenizer, questions))
+        questions = [prompts[i] for _, i in order.take(step * asked, asked) for _ in range(config.answers_each)]
+        sampled = trainer.sample(step, prompts_of(trainer.tokenizer, questions))
         learned = trainer.learn(step, sampled.rollout)
         eos_rate = before_after.eos_rate(sampled.completions)
         if eos_rate < EOS_RATE_LOW and not warned:
             warned = True
-            say(f"  ppo: at step {step + 1} only {eos_rate:.0%} of the answers end within ppo.max_tokens")
+            say(f"  {trainer.name}: at step {step + 1} only {eos_rate:.0%} of the answers end within max_tokens")
         return {
             "proxy": sampled.rollout.scores_B.mean().item(),
+            **sampled.judged.means(),
             "gold": before_after.gold_scores(trainer.tokenizer, questions, sampled.completions).mean().item(),
             "length": before_after.mean_length(sampled.completions),
             "eos_rate": eos_rate,
+            "engine_gap": sampled.engine_gap,
             "tokens": float(sampled.rollout.valid_BT.sum()),
             **learned,
         }
@@ -101,8 +172,10 @@ def _note(metrics: Mapping[str, float]) -> str:
     return f"gold {metrics['gold']:.2f}, reward {metrics['proxy']:.2f}, KL {metrics['kl']:.1f}"
 
 
-def compare(trainer: Trainer, policy: Decoder, questions: Sequence[Question], text: np.ndarray, out: Path) -> Headline:
-    """Headline metrics: held-out answers and bits per byte, after PPO beside before. Writes samples.json."""
+def compare(
+    trainer: PolicyTrainer[Any], policy: Decoder, questions: Sequence[Question], text: np.ndarray, out: Path
+) -> Headline:
+    """Headline metrics: held-out answers and bits per byte, after beside before. Writes samples.json."""
     config, tokenizer = trainer.config, trainer.tokenizer
     reference = trainer.reference
     before, after = (before_after.answer(trainer, model, questions) for model in (reference, policy))
@@ -118,7 +191,7 @@ def compare(trainer: Trainer, policy: Decoder, questions: Sequence[Question], te
         "gold_gain": gain,
         "gold_sft_std": spread,
         **before.summary("sft"),
-        **after.summary("ppo"),
+        **after.summary(trainer.name),
         "kl": before_after.kl_from_reference(trainer, policy, questions, after),
         "heldout_tokens": min(len(text), config.eval_tokens),
         "bits_per_byte_before": bits_before,
@@ -137,7 +210,7 @@ def read_questions(path: Path) -> list[Question]:
 
 STAGE = Stage(
     name="ppo",
-    version=5,
+    version=6,
     config=PpoConfig,
     inputs=("sft", "reward", "conversations", "shards"),
     run=run,

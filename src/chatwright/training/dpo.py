@@ -1,0 +1,286 @@
+"""Stage dpo: direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290) on the comparisons.
+
+The reward of an answer is ``beta * log(pi / pi_SFT)``, and the policy is its own reward model: the loss is the reward
+model's, over the same pairs. Nothing is sampled, and no reward model is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from chatwright.errors import UserError
+from chatwright.model.decoder import Decoder
+from chatwright.model.folder import load_model, save_model
+from chatwright.records import Comparison
+from chatwright.stage import Headline, Inputs, Stage, say
+from chatwright.storage import file_digest
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.tokenizer.chat import render
+from chatwright.training import world
+from chatwright.training.checkpoint import remove_checkpoint
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
+from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
+from chatwright.training.lora import add_adapters, learned, merged
+from chatwright.training.objectives import better_pairs, ranking_loss
+from chatwright.training.optim import OptimConfig, build_optimizers
+from chatwright.training.order import Shuffled
+from chatwright.training.parallel import Layout
+from chatwright.training.ppo.rollout import collate, in_groups, response_logprobs
+from chatwright.training.rankings import fitted, preferences
+from chatwright.training.reward import pair_accuracy, read_comparisons
+from chatwright.training.runtime import Precision, autocast
+from chatwright.training.schedules import ScheduleConfig
+
+ROWS = 16  # answers side by side in one forward pass, alike in length
+
+
+class DpoConfig(TuningConfig, GradientConfig):
+    """How the policy learns from rankings; numbers from the DPO paper, appendix B, "ours" where it has none.
+
+    batch: prompts in a step, each with all its answers and all their pairs. micro_batch: answers whose activations are
+    kept at a time. beta: how much a nat of distance from the SFT model is worth. label_smoothing: share of the labels
+    that is taken to be the wrong way round (cDPO, Mitchell 2023).
+    """
+
+    epochs: float = Field(default=1.0, gt=0)  # ours: as the reward model
+    batch: int = Field(default=64, gt=0)
+    micro_batch: int = Field(default=64, gt=0)
+    beta: float = Field(default=0.1, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    optim: OptimConfig = OptimConfig(kind="adamw", lr=1e-6, weight_decay=0.0)  # the paper's RMSprop has this rate, too
+    schedule: ScheduleConfig = ScheduleConfig(kind="constant", warmup=0.1)  # 150 steps there
+    eval_every: int = Field(default=20, gt=0)
+    eval_prompts: int = Field(default=128, gt=0)
+    checkpoint: CheckpointConfig = CheckpointConfig(every=20)
+
+    def layout(self) -> Layout:
+        """See `TuningConfig.layout`. UserError in several processes."""
+        if world.size() > 1:
+            raise UserError("The stage dpo learns in one process; run it without torchrun.")
+        return super().layout()
+
+
+def dpo_loss(
+    logprobs_BK: Tensor, ref_logprobs_BK: Tensor, ranks_BK: Tensor, valid_BK: Tensor, beta: float, smoothing: float = 0
+) -> Tensor:
+    """Mean over prompts and their pairs of ``-log sigmoid(beta * difference of log(pi / pi_ref))`` (eq. 7).
+
+    Log-probabilities are of whole answers; ranks and ``valid_BK`` as in `ranking_loss`, whose scores are here the
+    implicit rewards. With K = 2 this is the paper's loss; more answers give all their pairs.
+
+    The better of two answers has become a nat likelier, the other one as much less:
+
+    >>> now, before = torch.tensor([[-1.0, -3.0]]), torch.tensor([[-2.0, -2.0]])
+    >>> pair = torch.tensor([[0, 1]]), torch.ones(1, 2, dtype=torch.bool)
+    >>> round(dpo_loss(now, before, *pair, beta=0.5).item(), 4)  # log(1 + exp(-0.5 * 2))
+    0.3133
+    """
+    rewards_BK = beta * (logprobs_BK - ref_logprobs_BK)
+    loss = ranking_loss(rewards_BK, ranks_BK, valid_BK)
+    return loss if not smoothing else (1 - smoothing) * loss + smoothing * ranking_loss(rewards_BK, -ranks_BK, valid_BK)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A comparison as ids: the prompt that asks for an answer, the answers, and these answers' ranks, 0 the best."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+    ranks: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """How many go through the model."""
+        return sum(len(self.prompt) + len(answer) for answer in self.answers)
+
+
+def choices(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Choices | None:
+    """A comparison as ids; None where it does not fit into the context (see `fitted`)."""
+    found = fitted(tokenizer, comparison, context)
+    if found is None:
+        return None
+    messages, texts = found
+    prompt = render(tokenizer, messages, generation_prompt=True)
+    assert all(ids[: len(prompt)] == prompt for ids in texts), "the template writes a prompt as if no answer came"
+    return Choices(prompt, [ids[len(prompt) :] for ids in texts], [-int(value) for value in preferences(comparison)])
+
+
+def answer_logprobs(model: Decoder, group: Sequence[Choices], tokenizer: Tokenizer, precision: Precision) -> Tensor:
+    """Log-probability of each answer of each comparison, one after another, ``[N]`` float32."""
+    device = model.embedding.weight.device
+
+    def measure(tokens_BT: Tensor, valid_BT: Tensor, response_BT: Tensor) -> Tensor:
+        return response_logprobs(model, tokens_BT, valid_BT, response_BT, 1.0, tokenizer.vocab_size)[0]
+
+    prompts = [item.prompt for item in group for _ in item.answers]
+    answers = [answer for item in group for answer in item.answers]
+    with autocast(precision, device):
+        return in_groups(measure, *collate(prompts, answers, tokenizer.pad, device), ROWS).sum(1)
+
+
+def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
+    """Train the SFT model on the comparisons and leave it in ``out`` as a Hugging Face folder."""
+    layout = config.layout()
+    model, tokenizer = load_model(inputs["sft"])
+    model.to(layout.device).eval()  # no dropout: the reference had none
+    path = inputs["compare"] / "comparisons.jsonl"
+    comparisons, items = read_choices(path, tokenizer, model.config.context)
+    heldout, heldout_items = read_choices(
+        inputs["compare"] / "comparisons_heldout.jsonl", tokenizer, model.config.context
+    )
+    labels = [preferences(comparison) for comparison in heldout]
+    # The reference is the model before its first step: its log-probabilities are computed once, and no copy is kept.
+    references, heldout_references = (_each(model, group, tokenizer, config) for group in (items, heldout_items))
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.seed)
+    layout.spread(model)
+    order = Shuffled(len(items), config.seed)
+    steps = math.ceil(config.epochs * len(items) / config.batch)
+    say(f"  dpo: {len(items):,} prompts, {sum(len(item.ranks) for item in items):,} answers, {steps:,} steps")
+
+    def numbers(step: int) -> list[int]:
+        return [number for _, number in order.take(step * config.batch, config.batch)]
+
+    def losses(step: int) -> Iterator[Part]:
+        chosen = numbers(step)
+        yield from preference_parts(
+            model, [items[i] for i in chosen], [references[i] for i in chosen], tokenizer, config
+        )
+
+    def measure(done: int) -> Mapping[str, float]:
+        if done % config.eval_every and done != steps:
+            return {}
+        most = config.eval_prompts
+        return {"heldout_accuracy": accuracy(heldout_items[:most], heldout_references[:most], labels[:most])}
+
+    def accuracy(group: Sequence[Choices], before: Sequence[Tensor], truth: Sequence[Sequence[float]]) -> float:
+        after = _each(model, group, tokenizer, config)
+        return pair_accuracy([(a - b).tolist() for a, b in zip(after, before, strict=True)], truth)
+
+    identity = {
+        "tokenizer": tokenizer.hash,
+        "SFT model": file_digest(inputs["sft"] / "model.safetensors"),
+        "set of comparisons": file_digest(path),
+    }
+    plan = Plan.of("dpo", config, out, steps, identity, model.config)
+    trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
+    learn = gradient_steps(trained, losses, plan, config, lambda step: [comparisons[i].id for i in numbers(step)])
+    train(trained, learn, plan, measure=measure, score=_mistakes)
+    after = _each(model, heldout_items, tokenizer, config)
+    save_model(merged(model), out, tokenizer)
+    remove_checkpoint(out / "checkpoint")
+    moved = [a - b for a, b in zip(after, heldout_references, strict=True)]
+    return {
+        "prompts": len(items),
+        "heldout_prompts": len(heldout),
+        "accuracy_labels": pair_accuracy([change.tolist() for change in moved], labels),
+        "logprob_change_best": _of_rank(moved, heldout_items, best=True),
+        "logprob_change_worst": _of_rank(moved, heldout_items, best=False),
+        "steps": steps,
+    }
+
+
+def read_choices(path: Path, tokenizer: Tokenizer, context: int) -> tuple[list[Comparison], list[Choices]]:
+    """The comparisons of a file that fit into the context, also as ids. UserError when none does."""
+    found = [(item, choices(tokenizer, item, context)) for item in read_comparisons(path)]
+    fitting = [(item, ids) for item, ids in found if ids is not None]
+    if not fitting:
+        raise UserError(f"No comparison of {path} fits into the model's context of {context} tokens.")
+    if len(fitting) < len(found):
+        say(f"  dpo: {len(found) - len(fitting):,} of the comparisons in {path.name} are too long and left out")
+    return [item for item, _ in fitting], [ids for _, ids in fitting]
+
+
+def preference_parts(
+    model: Decoder,
+    items: Sequence[Choices],
+    references: Sequence[Tensor],
+    tokenizer: Tokenizer,
+    config: DpoConfig,
+) -> Iterator[Part]:
+    """The mean loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most."""
+    pairs = sum(int(better_pairs(*_ranks([item])).sum()) for item in items)
+    for group in _groups(items, config.micro_batch):
+        chosen = [items[i] for i in group]
+        ranks_BK, valid_BK = (tensor.to(model.embedding.weight.device) for tensor in _ranks(chosen))
+        logprobs_N = answer_logprobs(model, chosen, tokenizer, config.dtype)
+        reference_N = torch.cat([references[i] for i in group])
+        logprobs_BK, reference_BK = (
+            torch.zeros(ranks_BK.shape, device=x_N.device).masked_scatter(valid_BK, x_N)
+            for x_N in (logprobs_N, reference_N)
+        )
+        loss = dpo_loss(logprobs_BK, reference_BK, ranks_BK, valid_BK, config.beta, config.label_smoothing)
+        rewards_BK = config.beta * (logprobs_BK - reference_BK).detach()
+        margins_BKK = rewards_BK[:, :, None] - rewards_BK[:, None, :]
+        better_BKK = better_pairs(ranks_BK, valid_BK)
+        metrics = {
+            "accuracy": ((margins_BKK > 0) & better_BKK).sum() / max(1, pairs),
+            "margin": margins_BKK[better_BKK].sum() / max(1, pairs),
+        }
+        yield Part(loss * (len(group) / len(items)), sum(item.tokens for item in chosen), metrics)
+
+
+@torch.no_grad()
+def _each(model: Decoder, items: Sequence[Choices], tokenizer: Tokenizer, config: DpoConfig) -> list[Tensor]:
+    """The log-probabilities of each comparison's answers, ``[K]`` each."""
+    found: list[Tensor] = []
+    for first in range(0, len(items), ROWS):
+        group = items[first : first + ROWS]
+        found += answer_logprobs(model, group, tokenizer, config.dtype).split([len(item.ranks) for item in group])
+    return found
+
+
+def _ranks(items: Sequence[Choices]) -> tuple[Tensor, Tensor]:
+    """``(ranks_BK, valid_BK)``, K the most answers of any."""
+    most = max(len(item.ranks) for item in items)
+    ranks_BK = torch.tensor([item.ranks + [0] * (most - len(item.ranks)) for item in items])
+    valid_BK = torch.tensor([[k < len(item.ranks) for k in range(most)] for item in items])
+    return ranks_BK, valid_BK
+
+
+def _groups(items: Sequence[Choices], most: int) -> Iterator[list[int]]:
+    """Numbers of the items in groups with at most ``most`` answers, or of one item that has more."""
+    group: list[int] = []
+    held = 0
+    for i, item in enumerate(items):
+        if group and held + len(item.ranks) > most:
+            yield group
+            group, held = [], 0
+        group.append(i)
+        held += len(item.ranks)
+    yield group
+
+
+def _of_rank(moved: Sequence[Tensor], items: Sequence[Choices], *, best: bool) -> float:
+    """Mean change, in nats, of the answers that are ranked first, or last."""
+    place = min if best else max
+    changes = [
+        change[k].item()
+        for change, item in zip(moved, items, strict=True)
+        for k, rank in enumerate(item.ranks)
+        if rank == place(item.ranks)
+    ]
+    return math.fsum(changes) / len(changes)
+
+
+def _mistakes(measured: Mapping[str, float]) -> float | None:
+    return 1 - measured["heldout_accuracy"] if "heldout_accuracy" in measured else None
+
+
+STAGE = Stage(
+    name="dpo",
+    version=1,
+    config=DpoConfig,
+    inputs=("sft", "compare"),
+    run=run,
+    summary="train the SFT model on the rankings, without a reward model",
+    together=True,
+    optional=True,
+)

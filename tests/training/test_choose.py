@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatwright.errors import UserError
+from chatwright.model.decoder import Decoder
+from chatwright.model.folder import save_model, save_reward
+from chatwright.model.heads import ScoredDecoder
+from chatwright.model.presets import preset
+from chatwright.stage import read_metrics
+from chatwright.storage import read_json, write_jsonl
+from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.training import choose
+from chatwright.training.choose import ChooseConfig
+from chatwright.training.sft import KEPT
+
+from .conftest import MODEL
+
+
+@pytest.fixture
+def sources(inputs: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path) -> dict[str, Path]:
+    """Three models, the second of which only ever ends its turn, and a reward model."""
+    sizes = {key: value for key, value in MODEL.items() if key not in ("preset", "context")}
+    config = preset("modern", vocab_size=tokenizer.vocab_size, context=96, **sizes)
+    conversations = tmp_path / "conversations"
+    conversations.mkdir()
+    source = inputs["conversations"] / "demonstrations_heldout.jsonl"
+    (conversations / source.name).write_bytes(source.read_bytes())
+    write_jsonl(conversations / "prompts_heldout.jsonl", [])
+    for number in (4, 8, 12):
+        torch.manual_seed(number)
+        model = Decoder(config)
+        if number == 8:
+            with torch.no_grad():  # every state is alike, and only one token points its way
+                model.norm.weight.zero_()
+                model.norm.weight[0] = 1.0
+                for block in model.blocks:
+                    block.attention.out.weight.zero_()
+                    block.mlp.down.weight.zero_()
+                model.embedding.weight[:, 0] = 1.0
+                model.embedding.weight[tokenizer.end_of_turn, 0] = 60.0
+        save_model(model, tmp_path / "sft" / KEPT / f"step-{number:06}", tokenizer)
+    torch.manual_seed(0)
+    reward = ScoredDecoder(Decoder(config), torch.Generator().manual_seed(0))
+    save_reward(reward, tmp_path / "reward", tokenizer)
+    return {"sft": tmp_path / "sft", "reward": tmp_path / "reward", "conversations": conversations}
+
+
+def test_the_model_with_the_highest_mean_reward_is_left(sources: dict[str, Path], tmp_path: Path) -> None:
+    config = ChooseConfig(prompts=4, max_tokens=8, missing_eos_score=-100.0, dtype="float32")
+    for name in ("out", "again"):
+        (tmp_path / name).mkdir()
+    out = tmp_path / "out"
+    headline = choose.run(config, sources, out)
+    assert headline["chosen"] == "step-000008"  # the others run into the limit
+    assert headline["reward"] > -50 > headline["reward_of_last"]
+    chosen = sources["sft"] / KEPT / "step-000008" / "model.safetensors"
+    assert (out / "model.safetensors").read_bytes() == chosen.read_bytes()
+    choice = read_json(out / "choice.json")
+    assert choice["rewards"]["step-000008"] == max(choice["rewards"].values())
+    assert [line["step"] for line in read_metrics(out)] == [4, 8, 12]
+    alone = choose.run(config.model_copy(update={"batch_size": 1}), sources, tmp_path / "again")
+    assert alone["reward"] == pytest.approx(headline["reward"], abs=1e-5)
+
+
+def test_models_of_a_variant_are_asked_for_by_its_name() -> None:
+    reads = ChooseConfig(among="sft@baseline").reads(choose.STAGE.inputs)
+    assert reads == {"sft": "sft@baseline", "reward": "reward", "conversations": "conversations"}
+
+
+def test_nothing_to_choose_among_is_one_sentence(sources: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="kept no models to choose among; set keep_epochs = 1 for sft"):
+        choose.run(ChooseConfig(), {**sources, "sft": sources["reward"]}, tmp_path)
