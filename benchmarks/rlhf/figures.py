@@ -45,7 +45,7 @@ def overoptimisation(results: Mapping[str, Any]) -> Figure:
                     dashed = {"linestyle": (0, (2, 2)), "linewidth": 1, "alpha": 0.55}
                     axis.plot(d, [p["proxy"] for p in curve], color=hue(stage), label=name, **dashed)
                 _fit(axis, method, found, hue(stage))
-            axis.set_title(f"{title}: reward in SFT’s standard deviations")
+            axis.set_title(f"{title}: SFT’s standard deviations")
             axis.set_xlabel("square root of the KL from SFT (nats)")
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside upper left", ncols=4, handlelength=1.8)

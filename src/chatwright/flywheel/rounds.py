@@ -195,7 +195,7 @@ def _learned(
 
 def _own(instance: Instance) -> dict[str, str]:
     """The parts as the recipe's own instance has them."""
-    return {name: name for name in instance.stage.inputs}
+    return instance.config.reads(instance.stage.inputs)
 
 
 def _config(by_name: Mapping[str, Instance], name: str, kind: type[ConfigT]) -> ConfigT:
