@@ -220,6 +220,7 @@ def test_rankings_that_do_not_fit_what_was_offered_are_refused(tiny_run: TinyRun
     [
         (['stages=["conversations", "corpus", "tokenizer", "shards", "pretrain", "sft"]'], "rounds need compare"),
         (["ppo@round1.seed=2"], "ppo@round1 is a round's; give that variant another name"),
+        ([f'reward.data="{__file__}"'], "would take the place of the rounds' comparisons"),
     ],
 )
 def test_a_recipe_that_has_no_rounds_is_refused(tiny: Path, overrides: list[str], message: str) -> None:

@@ -28,6 +28,7 @@ from chatwright.flywheel.people import OFFERED, PeopleConfig
 from chatwright.stage import StageConfig
 from chatwright.training.compare import CompareConfig
 from chatwright.training.ppo.config import PpoConfig
+from chatwright.training.reward import RewardConfig
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
@@ -132,6 +133,8 @@ def unfold(recipe: Recipe, rounds: int) -> Unfolded:
     for stage in ("conversations", "shards", "sft", "compare", "reward", "ppo"):
         if stage not in by_name:
             raise UserError(f"{recipe.path}: rounds need {stage}, which `stages` leaves out; add {stage!r} to it.")
+    if _config(by_name, "reward", RewardConfig).data is not None:
+        raise UserError(f"{recipe.path}: [reward] data would take the place of the rounds' comparisons; leave it out.")
     source: Source = Simulated(by_name["compare"])
     if recipe.rounds.people is not None:
         source = People(recipe.rounds.people)
