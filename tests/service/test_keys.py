@@ -10,10 +10,9 @@ import pytest
 from openai import OpenAI
 from starlette.requests import Request
 
+from chatwright.service import settings
 from chatwright.service.keys import ApiKey, digest_of, new_key, on_this_machine, source_of
-from chatwright.service.limits import Limiter
 from chatwright.service.models import LoadedModel
-from chatwright.service.product import Neighbours
 
 QUESTION = [{"role": "user", "content": "What is the capital of Japan?"}]
 ModelOf = Callable[..., LoadedModel]
@@ -91,11 +90,13 @@ def test_a_key_does_what_its_scopes_say_until_it_is_revoked(scripted: ModelOf, s
         asked.models.list()
 
 
-def test_requests_and_tokens_of_an_account_are_limited(scripted: ModelOf, serving: Serving):
+def test_requests_and_tokens_of_an_account_are_limited(
+    scripted: ModelOf, serving: Serving, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(settings, "RATES", {"key_requests": "2/hour", "key_tokens": "5/hour"})  # the operator's own
     keys = Keys()
     ada, bob, eve = (keys.add(name, "chat", "models") for name in ("ada", "bob", "eve"))
-    limiter = Limiter({"key_requests": "2/hour", "key_tokens": "5/hour"})
-    url = serving(scripted("Tokyo."), keys=keys, neighbours=Neighbours(limiter=limiter))
+    url = serving(scripted("Tokyo."), keys=keys)
     for _ in range(2):
         client(url, ada).models.list()
     with pytest.raises(openai.RateLimitError) as refused:

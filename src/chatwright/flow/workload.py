@@ -35,7 +35,7 @@ ConfigT = TypeVar("ConfigT", bound=StageConfig)
 DEMONSTRATION_BYTES = 1_600_000  # demonstrations.jsonl
 BYTES_PER_TOKEN = 6.7  # of such a file, its JSON included
 QUESTIONS, KINDS = 1_500, 12  # of the evaluation
-ROUNDS = ("people", "pool", "match")  # stages of rounds that take seconds, whatever their size
+QUICK = ("examine", "import", "people", "pool", "match")  # stages that take seconds, whatever their size
 PROMPT, ANSWER = 20, 16  # tokens of a question and of its answer
 BYTES_PER_PAIR_TOKEN = 9.0  # of hh-rlhf, in which a prompt stands twice and is read once
 PAIR = 200  # tokens of one of its pairs
@@ -142,7 +142,7 @@ def _work(instance: Instance, configs: Configs, compared: Sequence[CompareConfig
             return _ppo(config, configs)
         case EvaluateConfig() as config:
             return _evaluate(config, configs)
-    return Work() if instance.stage.name in ROUNDS else _plain_work(instance.config)
+    return Work() if instance.stage.name in QUICK else _plain_work(instance.config)
 
 
 def _plain_work(config: StageConfig) -> Work | None:

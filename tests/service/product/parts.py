@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from chatwright.service.openai_api import ApiError
+from chatwright.service.api_error import ApiError
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class Full:
     def hit(self, bucket: str, key: str, cost: int = 1) -> None:
         self.hits.append((bucket, key, cost))
         if self.closed and bucket == self.bucket:
-            error = ApiError(429, "slow down")
-            error.headers = {"Retry-After": "7"}  # type: ignore[attr-defined]
-            raise error
+            raise ApiError(429, "slow down", retry_after=7)
 
     def configure(self, rates: Mapping[str, str]) -> None:
         self.rates = dict(rates)

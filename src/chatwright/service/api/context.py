@@ -14,6 +14,7 @@ from chatwright import __version__
 from chatwright.service import accounts, conversations, feedback, passwords, turns, views
 from chatwright.service.accounts import Accounts
 from chatwright.service.admin import MOST_ITEMS, Admin, Page
+from chatwright.service.api_error import ApiError
 from chatwright.service.attempts import Attempts
 from chatwright.service.audit import Actor
 from chatwright.service.conversations import Conversations
@@ -26,7 +27,6 @@ from chatwright.service.line import Line
 from chatwright.service.load import Meter
 from chatwright.service.models import LoadedModel
 from chatwright.service.moderation import Moderator
-from chatwright.service.openai_api import ApiError
 from chatwright.service.passwords import Passwords
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import CHANGING, check_csrf, check_origin
@@ -83,8 +83,8 @@ class Context:
         try:
             self.limiter.hit(bucket, key, cost)
         except ApiError as error:
-            wait = getattr(error, "headers", {}).get("Retry-After", RETRY_AFTER)
-            raise Refusal(429, "rate_limited", "Too much at once; please wait.", retry_after=float(wait)) from None
+            wait = error.retry_after or RETRY_AFTER
+            raise Refusal(429, "rate_limited", "Too much at once; please wait.", retry_after=wait) from None
 
     def apply(self, settings: AdminSettings) -> None:
         """Do as the operator's settings say. UserError when a rate cannot be read."""
