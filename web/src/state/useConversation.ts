@@ -48,6 +48,7 @@ export function useConversation(id: string | null) {
   const [lost, setLost] = useState(false);
   const [draft, setDraft] = useState<Draft>(NO_DRAFT);
   const held = useRef<Held>(null);
+  const changing = useRef<Promise<unknown>>(Promise.resolve()); // a new model holds for the next question
   held.current = conversation;
   const wanted = useRef(id);
   wanted.current = id;
@@ -132,6 +133,7 @@ export function useConversation(id: string | null) {
     async (message: Pending): Promise<boolean> => {
       setPending(message);
       const delivered = await attempt(async () => {
+        await changing.current;
         let into = held.current;
         if (!into) {
           into = await server.createConversation({ settings: draft.settings, consent: draft.consent });
@@ -184,8 +186,16 @@ export function useConversation(id: string | null) {
         const stopped = await Promise.all(running.map((one) => server.stop(of, one)));
         stopped.forEach((message) => happen({ type: "changed", message }));
       }),
-    regenerate: (message: Message) => attempt(async () => turned(await server.regenerate(of, message.id))),
-    goOn: (message: Message) => attempt(async () => turned(await server.goOn(of, message.id))),
+    regenerate: (message: Message) =>
+      attempt(async () => {
+        await changing.current;
+        turned(await server.regenerate(of, message.id));
+      }),
+    goOn: (message: Message) =>
+      attempt(async () => {
+        await changing.current;
+        turned(await server.goOn(of, message.id));
+      }),
     pick: (message: Message) =>
       attempt(async () => {
         happen({ type: "picked", id: message.id });
@@ -202,7 +212,9 @@ export function useConversation(id: string | null) {
       }),
     /** Change title, consent or settings. Throws `Refusal`. */
     change: async (change: Parameters<typeof server.changeConversation>[1]) => {
-      const { messages: _, comparisons: __, ...fresh } = await server.changeConversation(of, change);
+      const changed = server.changeConversation(of, change);
+      changing.current = Promise.allSettled([changing.current, changed]);
+      const { messages: _, comparisons: __, ...fresh } = await changed;
       happen({ type: "edited", conversation: fresh });
       note(fresh.id, fresh);
     },
