@@ -127,8 +127,8 @@ def memory(job: Job, spread: Spread) -> Kinds:
     # A block's backward pass makes a gradient for each of its activations, many of them in float32.
     in_forward, in_update = blocks + 2 * block + kept.rest + loss, gradients
     if job.optimizer == "muon":
-        # The momentum's look-ahead and its orthogonalised form; and of the largest group of equal matrices, a third or so
-        # of all, which are orthogonalised together, a copy and two in the precision of products.
+        # The momentum's look-ahead and its orthogonalised form; and of the largest group of equal matrices, a third
+        # or so of all, orthogonalised together, a copy and two more in the precision of products.
         in_update += (8 + (4 + 2 * b) / 3) * in_blocks / ranks
     return {
         "weights": 4 * total / ranks,
