@@ -33,8 +33,8 @@ from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
 from chatwright.training.parallel import Layout
 from chatwright.training.ppo.rollout import collate, in_groups, response_logprobs
-from chatwright.training.rankings import fitted, preferences
-from chatwright.training.reward import pair_accuracy, read_comparisons
+from chatwright.training.rankings import fitted, preferences, ranks_of
+from chatwright.training.reward import mistakes, pair_accuracy, read_comparisons
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
 
@@ -172,7 +172,7 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     plan = Plan.of("dpo", config, out, steps, identity, model.config)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: [comparisons[i].id for i in numbers(step)])
-    train(trained, learn, plan, measure=measure, score=_mistakes)
+    train(trained, learn, plan, measure=measure, score=mistakes)
     after = _each(model, heldout_items, tokenizer, config)
     save_model(merged(model), out, tokenizer)
     remove_checkpoint(out / "checkpoint")
@@ -206,10 +206,12 @@ def preference_parts(
     config: DpoConfig,
 ) -> Iterator[Part]:
     """The mean loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most."""
-    pairs = sum(int(better_pairs(*_ranks([item])).sum()) for item in items)
+    pairs = sum(int(better_pairs(*ranks_of([item.ranks])).sum()) for item in items)
     for group in _groups(items, config.micro_batch):
         chosen = [items[i] for i in group]
-        ranks_BK, valid_BK = (tensor.to(model.embedding.weight.device) for tensor in _ranks(chosen))
+        ranks_BK, valid_BK = (
+            tensor.to(model.embedding.weight.device) for tensor in ranks_of([item.ranks for item in chosen])
+        )
         logprobs_N = answer_logprobs(model, chosen, tokenizer, config.dtype)
         reference_N = torch.cat([references[i] for i in group])
         logprobs_BK, reference_BK = (
@@ -237,14 +239,6 @@ def _each(model: Decoder, items: Sequence[Choices], tokenizer: Tokenizer, config
     return found
 
 
-def _ranks(items: Sequence[Choices]) -> tuple[Tensor, Tensor]:
-    """``(ranks_BK, valid_BK)``, K the most answers of any."""
-    most = max(len(item.ranks) for item in items)
-    ranks_BK = torch.tensor([item.ranks + [0] * (most - len(item.ranks)) for item in items])
-    valid_BK = torch.tensor([[k < len(item.ranks) for k in range(most)] for item in items])
-    return ranks_BK, valid_BK
-
-
 def _groups(items: Sequence[Choices], most: int) -> Iterator[list[int]]:
     """Numbers of the items in groups with at most ``most`` answers, or of one item that has more."""
     group: list[int] = []
@@ -268,10 +262,6 @@ def _of_rank(moved: Sequence[Tensor], items: Sequence[Choices], *, best: bool) -
         if rank == place(item.ranks)
     ]
     return math.fsum(changes) / len(changes)
-
-
-def _mistakes(measured: Mapping[str, float]) -> float | None:
-    return 1 - measured["heldout_accuracy"] if "heldout_accuracy" in measured else None
 
 
 STAGE = Stage(

@@ -175,7 +175,7 @@ def ranking_parts(
     Each process has its share of the prompts. Where one has fewer parts or passes than another it goes through its
     first ones again, for nothing: processes that exchange weights must make equally many passes.
     """
-    pairs = sum(int(better_pairs(*_ranks([r])).sum()) for r in rankings)
+    pairs = sum(int(better_pairs(*ranks_of([r.ranks])).sum()) for r in rankings)
     shares = [_parts(rankings[rank :: layout.ranks] or rankings[:1], micro_batch) for rank in range(layout.ranks)]
     own = rankings[layout.rank :: layout.ranks]
     for number in range(max(len(groups) for groups in shares)):
@@ -184,7 +184,7 @@ def ranking_parts(
         counts = 1.0 if own and number < len(shares[layout.rank]) else 0.0
         rows = [laid_out(model, [item.answers for item in items]) for items in at_once]
         passes = max(math.ceil(len(ones) / ROWS) for ones in rows)
-        ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in _ranks(group))
+        ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in ranks_of([item.ranks for item in group]))
         with autocast(precision, model.bias.device):
             scores_N = row_scores(model, [item.answers for item in group], pad, passes)
         scores_BK = torch.zeros(ranks_BK.shape, device=scores_N.device).masked_scatter(valid_BK, scores_N)
@@ -219,9 +219,15 @@ def _groups(items: Sequence[int], sizes: Sequence[int], most: int) -> list[list[
     return groups
 
 
-def _ranks(rankings: Sequence[Ranking]) -> tuple[Tensor, Tensor]:
-    """``(ranks_BK, valid_BK)``, K the most answers of any."""
-    most = max(len(item.ranks) for item in rankings)
-    ranks_BK = torch.tensor([item.ranks + [0] * (most - len(item.ranks)) for item in rankings])
-    valid_BK = torch.tensor([[k < len(item.ranks) for k in range(most)] for item in rankings])
+def ranks_of(ranks: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ranks of each prompt's answers as ``(ranks_BK, valid_BK)``, K the most answers of any.
+
+    >>> ranks_of([[0, 1], [0]])
+    (tensor([[0, 1],
+            [0, 0]]), tensor([[ True,  True],
+            [ True, False]]))
+    """
+    most = max(len(own) for own in ranks)
+    ranks_BK = torch.tensor([own + [0] * (most - len(own)) for own in ranks])
+    valid_BK = torch.tensor([[k < len(own) for k in range(most)] for own in ranks])
     return ranks_BK, valid_BK

@@ -147,7 +147,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         return [comparisons[number].id for number in numbers(step)]
 
     learn = gradient_steps(trained, losses, plan, config, documents)
-    train(trained, learn, plan, measure=measure, score=_mistakes)
+    train(trained, learn, plan, measure=measure, score=mistakes)
     raw_mean = center(model, tokenizer, data.zero, config)
     scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
     result = merged(layout.whole(model))
@@ -215,7 +215,8 @@ def as_ids(
     return [item for item, _ in found], [ids for _, ids in found]
 
 
-def _mistakes(measured: Mapping[str, float]) -> float | None:
+def mistakes(measured: Mapping[str, float]) -> float | None:
+    """Share of held-out pairs ordered wrongly, by which checkpoints are compared; None where it was not measured."""
     return 1 - measured["heldout_accuracy"] if "heldout_accuracy" in measured else None
 
 
