@@ -94,6 +94,25 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig, build: Buil
     torch.testing.assert_close(packed_BTV, torch.cat(alone, dim=1), **CLOSE)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_states_at_some_places_are_those_of_all(
+    config: ModelConfig, build: Build, tokens_BT: torch.Tensor, recompute: bool
+) -> None:
+    model = build(config)
+    for block in model.blocks:
+        block.recompute = recompute
+    places_N = torch.tensor([4, 19, 20, 59])  # of three rows of 20
+    found = []
+    for wanted in (lambda: model.hidden(tokens_BT).flatten(0, 1)[places_N],
+                   lambda: model.hidden(tokens_BT, places_N=places_N)):  # fmt: skip
+        hidden_ND = wanted()
+        model.zero_grad()
+        hidden_ND.square().sum().backward()
+        found.append([hidden_ND, *(p.grad for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], **CLOSE)
+    assert model.hidden(tokens_BT, places_N=places_N[:0]).shape == (0, config.d_model)
+
+
 def test_grouped_queries_equal_repeated_keys_and_values(build: Build, tokens_BT: torch.Tensor) -> None:
     sizes = {"vocab_size": 300, "context": 32, "layers": 2, "d_model": 48, "heads": 4, "d_head": 12}
     grouped = build(preset("modern", **sizes, kv_heads=2))

@@ -88,7 +88,12 @@ class Attention(nn.Module):
         self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
 
     def forward(
-        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: KeyValues | None
+        self,
+        x_BTD: Tensor,
+        rotation: Rotation | None,
+        mask_BTS: Tensor | None,
+        cache: KeyValues | None,
+        places_N: Tensor | None = None,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
         qkv_BTNE = self.qkv(x_BTD).view(B, T, self.heads + 2 * self.kv_heads, self.d_head)
@@ -106,7 +111,12 @@ class Attention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             y_BHTE = attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
-        return self.out(y_BHTE.transpose(1, 2).reshape(B, T, -1))
+        return self.out(at(y_BHTE.transpose(1, 2).reshape(B, T, -1), places_N))
+
+
+def at(x_BTD: Tensor, places_N: Tensor | None) -> Tensor:
+    """What stands at places of the flattened rows, [N, D]; all of it, [B, T, D], for None."""
+    return x_BTD if places_N is None else x_BTD.flatten(0, 1).index_select(0, places_N)
 
 
 def attention(
@@ -191,27 +201,39 @@ class Block(nn.Module):
         self._compiled: Callable[..., Tensor] | None = None
 
     def forward(
-        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: KeyValues | None
+        self,
+        x_BTD: Tensor,
+        rotation: Rotation | None,
+        mask_BTS: Tensor | None,
+        cache: KeyValues | None,
+        places_N: Tensor | None = None,
     ) -> Tensor:
         if not torch.is_grad_enabled():
-            return self._forward(x_BTD, rotation, mask_BTS, cache)
+            return self._forward(x_BTD, rotation, mask_BTS, cache, places_N)
         learn = self._compiled or self._forward
         if self.recompute:
-            return checkpoint(learn, x_BTD, rotation, mask_BTS, cache, use_reentrant=False)
-        return learn(x_BTD, rotation, mask_BTS, cache)
+            return checkpoint(learn, x_BTD, rotation, mask_BTS, cache, places_N, use_reentrant=False)
+        return learn(x_BTD, rotation, mask_BTS, cache, places_N)
 
     def compile_training(self) -> None:
         """Compile what is done for a backward pass; generation, whose shapes change at every token, stays as it is."""
         self._compiled = torch.compile(self._forward)
 
     def _forward(
-        self, x_BTD: Tensor, rotation: Rotation | None, mask_BTS: Tensor | None, cache: KeyValues | None
+        self,
+        x_BTD: Tensor,
+        rotation: Rotation | None,
+        mask_BTS: Tensor | None,
+        cache: KeyValues | None,
+        places_N: Tensor | None,
     ) -> Tensor:
+        seen_BTD = x_BTD if self.post else self.attention_norm(x_BTD)
+        mixed = self.dropout(self.attention(seen_BTD, rotation, mask_BTS, cache, places_N))
+        x = at(x_BTD, places_N) + mixed
         if self.post:
-            x_BTD = self.attention_norm(x_BTD + self.dropout(self.attention(x_BTD, rotation, mask_BTS, cache)))
-            return self.mlp_norm(x_BTD + self.dropout(self.mlp(x_BTD)))
-        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), rotation, mask_BTS, cache))
-        return x_BTD + self.dropout(self.mlp(self.mlp_norm(x_BTD)))
+            x = self.attention_norm(x)
+            return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
@@ -259,11 +281,14 @@ class Decoder(nn.Module):
         positions_BT: Tensor | None = None,
         mask_BTS: Tensor | None = None,
         cache: KeyValues | None = None,
+        places_N: Tensor | None = None,
     ) -> Tensor:
         """The states that the head reads, after the final norm where there is one, [B, T, D].
 
         positions_BT: int64; default 0, 1, ... after what the cache holds. mask_BTS: bool [B or 1, T, S], true where a
-        token may attend, S = cache length + T; default causal. The cache, if given, takes in these tokens.
+        token may attend, S = cache length + T; default causal. The cache, if given, takes in these tokens. places_N:
+        int64, places of the flattened rows whose states alone are wanted, [N, D]; what the last block does after its
+        attention is done for those.
         """
         past = 0 if cache is None else cache.length
         T = tokens_BT.shape[1]
@@ -279,8 +304,10 @@ class Decoder(nn.Module):
         x_BTD = self.dropout(x_BTD)
         if torch.is_autocast_enabled(x_BTD.device.type):
             x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x_BTD = block(x_BTD, rotation, mask_BTS, cache)
+        x_BTD = last(x_BTD, rotation, mask_BTS, cache, *(() if places_N is None else (places_N,)))
         if cache is not None:
             cache.advance(T)
         return self.norm(x_BTD)

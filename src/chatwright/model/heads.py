@@ -36,9 +36,12 @@ class ScoredDecoder(nn.Module):
         positions_BT: Tensor | None = None,
         mask_BTS: Tensor | None = None,
         cache: KeyValues | None = None,
+        places_N: Tensor | None = None,
     ) -> Tensor:
-        """Scores after each token, [B, T]; arguments as in `Decoder.hidden`."""
-        hidden_BTD = self.decoder.hidden(tokens_BT, positions_BT=positions_BT, mask_BTS=mask_BTS, cache=cache)
+        """Scores after each token, [B, T], or after those at ``places_N``, [N]; arguments as in `Decoder.hidden`."""
+        hidden_BTD = self.decoder.hidden(
+            tokens_BT, positions_BT=positions_BT, mask_BTS=mask_BTS, cache=cache, places_N=places_N
+        )
         with torch.autocast(hidden_BTD.device.type, enabled=False):
             return F.linear(hidden_BTD.float(), self.head.weight.float()).squeeze(-1) - self.bias
 

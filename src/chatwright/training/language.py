@@ -15,22 +15,28 @@ from chatwright.training.parallel import Layout
 from chatwright.training.runtime import Precision, autocast
 
 
-def states(model: Decoder, batch: Batch) -> Tensor:
-    """The model's last states, [B, T, D]; each document of a packed row as if it were alone."""
+def states(model: Decoder, batch: Batch, places_N: Tensor | None = None) -> Tensor:
+    """The model's last states, [B, T, D], or those at places of the flattened rows, [N, D].
+
+    Each document of a packed row is as if it were alone.
+    """
     if batch.documents_BT is None:
-        return model.hidden(batch.tokens_BT)
+        return model.hidden(batch.tokens_BT, places_N=places_N)
     positions_BT = positions_from_documents(batch.documents_BT)
-    return model.hidden(batch.tokens_BT, positions_BT=positions_BT, mask_BTS=document_mask(batch.documents_BT))
+    mask_BTS = document_mask(batch.documents_BT)
+    return model.hidden(batch.tokens_BT, positions_BT=positions_BT, mask_BTS=mask_BTS, places_N=places_N)
 
 
 def summed_nats(model: Decoder, batch: Batch) -> Tensor:
     """Sum of the negative log-likelihoods of the batch's counted targets; logits are made for those alone."""
-    hidden_BTD = states(model, batch)
-    # After the states: only then is the weight of a spread model whole.
-    weight_VD = model.embedding.weight if model.head is None else model.head.weight
     places_N = batch.located().places_N if batch.places_N is None else batch.places_N
     assert places_N is not None
-    hidden_ND, targets_N = (x.flatten(0, 1).index_select(0, places_N) for x in (hidden_BTD, batch.targets_BT))
+    if len(places_N) == batch.targets_BT.numel():
+        hidden_ND, targets_N = states(model, batch).flatten(0, 1), batch.targets_BT.flatten()
+    else:
+        hidden_ND, targets_N = states(model, batch, places_N), batch.targets_BT.flatten().index_select(0, places_N)
+    # After the states: only then is the weight of a spread model whole.
+    weight_VD = model.embedding.weight if model.head is None else model.head.weight
     return linear_cross_entropy(hidden_ND, weight_VD, targets_N)
 
 

@@ -120,7 +120,7 @@ def _pass(model: ScoredDecoder, rows: Sequence[Row], pad: int) -> Tensor:
     shape = (len(rows), max(map(row_length, rows)))
     tokens_BT, positions_BT = torch.full(shape, pad), torch.zeros(shape, dtype=torch.int64)
     segments_BT = torch.full(shape, -1)
-    ends: list[tuple[int, int]] = []
+    ends: list[int] = []  # where the last tokens are in the flattened rows
     for b, row in enumerate(rows):
         prefix = shared(row)
         begin = prefix
@@ -132,14 +132,14 @@ def _pass(model: ScoredDecoder, rows: Sequence[Row], pad: int) -> Tensor:
             tokens_BT[b, begin:end] = torch.tensor(ids[prefix:])
             positions_BT[b, begin:end] = torch.arange(prefix, len(ids))
             segments_BT[b, begin:end] = number
-            ends.append((b, end - 1))
+            ends.append(b * shape[1] + end - 1)
             begin = end
     device = model.bias.device
-    where_N, last_N = torch.tensor(ends, device=device).T
+    ends_N = torch.tensor(ends, device=device)
     if all(len(row) == 1 for row in rows):
-        return model(tokens_BT.to(device))[where_N, last_N]
+        return model(tokens_BT.to(device), places_N=ends_N)
     mask_BTS = shared_prefix_mask(segments_BT.to(device))
-    return model(tokens_BT.to(device), positions_BT=positions_BT.to(device), mask_BTS=mask_BTS)[where_N, last_N]
+    return model(tokens_BT.to(device), positions_BT=positions_BT.to(device), mask_BTS=mask_BTS, places_N=ends_N)
 
 
 def last_scores(model: ScoredDecoder, sequences: Sequence[list[int]], pad: int, passes: int = 0) -> Tensor:

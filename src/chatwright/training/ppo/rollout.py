@@ -100,12 +100,11 @@ def response_logprobs(
     (NDET). Logits are made only where a response token is predicted, which saves most of their cost on long prompts.
     The entropy is for the log and has no gradient; without ``entropy`` it is not computed and 0.
     """
-    positions_BT, mask_BTS = _seen(valid_BT)
-    hidden_BTD = model.hidden(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS)
-    chosen_BT = response_BT[:, 1:]  # the token in column t is predicted from column t - 1
-    logits_NV = model.logits(hidden_BTD[chosen_BT])[:, :vocab_size].float() / temperature
+    positions_BT, mask_BTS, places_N = _seen(valid_BT, response_BT)
+    hidden_ND = model.hidden(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS, places_N=places_N)
+    logits_NV = model.logits(hidden_ND)[:, :vocab_size].float() / temperature
     logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
-    logprobs_N = logprobs_NV.gather(1, tokens_BT[:, 1:][chosen_BT][:, None])[:, 0]
+    logprobs_N = logprobs_NV.gather(1, tokens_BT[:, 1:][response_BT[:, 1:]][:, None])[:, 0]
     entropy_N = torch.zeros_like(logprobs_N.detach())
     if entropy:
         entropy_N -= (logprobs_NV.detach().exp() * logprobs_NV.detach()).sum(dim=-1)
@@ -116,15 +115,19 @@ def response_values(
     critic: ScoredDecoder, tokens_BT: torch.Tensor, valid_BT: torch.Tensor, response_BT: torch.Tensor
 ) -> torch.Tensor:
     """``values_BT``, float32: the critic's value of the state before each response token was chosen, 0 elsewhere."""
-    positions_BT, mask_BTS = _seen(valid_BT)
-    scores_BT = critic(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS)
-    return spread(scores_BT[response_BT[:, 1:]].float(), response_BT)
+    positions_BT, mask_BTS, places_N = _seen(valid_BT, response_BT)
+    values_N = critic(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS, places_N=places_N)
+    return spread(values_N.float(), response_BT)
 
 
-def _seen(valid_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Positions and mask of all columns but the last, from which nothing is predicted."""
+def _seen(valid_BT: torch.Tensor, response_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Of all columns but the last, from which nothing is predicted: positions, mask, and where response tokens are.
+
+    The token in column t is predicted from column t - 1.
+    """
     before_BT = valid_BT[:, :-1]
-    return positions_from_valid(before_BT), causal_or_padded(before_BT)
+    places_N = response_BT[:, 1:].flatten().nonzero()[:, 0]
+    return positions_from_valid(before_BT), causal_or_padded(before_BT), places_N
 
 
 def spread(values_N: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
@@ -154,11 +157,14 @@ def reward_model_score(model: ScoredDecoder, pad: int, precision: Precision, bat
         scores_B = torch.zeros(len(prompts), device=device)
         for rows_N in by_length(torch.arange(len(prompts), device=device), valid_BT, batch_size):
             valid_NT, tokens_NT, response_NT = trim(rows_N, valid_BT, tokens_BT, response_BT)
+            ends_N = last_response_index(response_NT) + torch.arange(len(rows_N), device=device) * tokens_NT.shape[1]
             with autocast(precision, device):
-                scores_NT = model(
-                    tokens_NT, positions_BT=positions_from_valid(valid_NT), mask_BTS=causal_or_padded(valid_NT)
-                )
-            scores_B[rows_N] = scores_NT.gather(1, last_response_index(response_NT)[:, None])[:, 0].float()
+                scores_B[rows_N] = model(
+                    tokens_NT,
+                    positions_BT=positions_from_valid(valid_NT),
+                    mask_BTS=causal_or_padded(valid_NT),
+                    places_N=ends_N,
+                ).float()
         return scores_B
 
     return score
