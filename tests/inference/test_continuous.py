@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from chatwright import native
 from chatwright.errors import UserError
-from chatwright.inference import native, weights
+from chatwright.inference import weights
 from chatwright.inference.blocks import BLOCK
 from chatwright.inference.cache import block_bytes
 from chatwright.inference.engine import Engine

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chatwright.inference import native
+from chatwright import native
 from chatwright.inference.blocks import BLOCK
 from chatwright.inference.scheduler import Work
 from chatwright.model.config import ModelConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from chatwright.inference import native
+from chatwright import native
 from chatwright.model.decoder import Block, KeyValues, Rotation
 from chatwright.model.norms import RMSNorm
 

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatwright import native
 from chatwright.errors import UserError
-from chatwright.inference import native
 from chatwright.inference.lean import LeanBlock
 from chatwright.model.decoder import Block, Decoder
 
