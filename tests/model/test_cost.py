@@ -44,7 +44,7 @@ def test_what_is_kept_is_what_the_formula_says(family: str, precision: str, cont
     config = preset(family, vocab_size=512, context=context, layers=3, d_model=128, heads=4, **shared)
     model = Decoder(config)
     rows, low = 2048 // context, precision == "bfloat16"
-    expected = activations(config, rows, low=low, plain_attention=True)
+    expected = activations(config, rows, low=low, cpu=True)
     copies = 2 * parameter_count(config, embeddings=False) if low else 0  # autocast's
     found = kept(model, rows, precision)
     assert found == pytest.approx(config.layers * expected.block + expected.rest + copies, rel=0.03)

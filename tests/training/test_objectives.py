@@ -74,6 +74,52 @@ def test_a_target_of_almost_no_probability_costs_a_finite_loss() -> None:
     assert hidden.grad.item() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("rows", [7, objectives.ROWS + 5])  # more than are computed at a time
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_linear_logprobs_have_the_values_and_gradients_of_log_softmax(rows: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden_ND = 3 * torch.randn(rows, 16, generator=generator, dtype=torch.float64)
+    weight_VD = torch.randn(50, 16, generator=generator, dtype=torch.float64)
+    targets_N = torch.randint(0, 50, (rows,), generator=generator)
+    weights_N = torch.randn(rows, generator=generator, dtype=torch.float64)
+
+    def plain(hidden_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+        every_NV = torch.log_softmax(hidden_ND @ weight_VD.T / temperature, dim=-1)
+        return every_NV[torch.arange(rows), targets_N], -(every_NV.exp() * every_NV).sum(-1).detach()
+
+    found = []
+    for function in (
+        plain,
+        lambda h, w: objectives.linear_logprobs(h, w, targets_N, temperature, entropy=True),
+    ):
+        inputs = [x.clone().requires_grad_() for x in (hidden_ND, weight_VD)]
+        logprobs_N, entropy_N = function(*inputs)
+        assert not entropy_N.requires_grad
+        (logprobs_N * weights_N).sum().backward()
+        found.append([logprobs_N, entropy_N, *(x.grad for x in inputs)])
+    torch.testing.assert_close(found[1], found[0])
+    with torch.no_grad():
+        unlearned_N, none_N = objectives.linear_logprobs(hidden_ND, weight_VD, targets_N, temperature, entropy=False)
+    assert torch.equal(unlearned_N, found[1][0])
+    assert not none_N.any()
+
+
+def test_linear_logprobs_under_autocast_stay_close_to_float32() -> None:
+    generator = torch.Generator().manual_seed(1)
+    hidden_ND, weight_VD = torch.randn(40, 32, generator=generator), torch.randn(300, 32, generator=generator)
+    targets_N = torch.randint(0, 300, (40,), generator=generator)
+    found = []
+    for enabled in (False, True):
+        inputs = [x.clone().requires_grad_() for x in (hidden_ND, weight_VD)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logprobs_N, _ = objectives.linear_logprobs(*inputs, targets_N, 1.0, entropy=False)
+        assert logprobs_N.dtype == torch.float32
+        logprobs_N.mean().backward()
+        found.append([logprobs_N, *(x.grad for x in inputs)])
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.0, atol=0.1)
+    torch.testing.assert_close(found[1][1:], found[0][1:], rtol=0.05, atol=2e-3)
+
+
 def naive_ranking_loss(prompts: list[tuple[list[float], list[int]]]) -> float:
     total = 0.0
     for scores, ranks in prompts:

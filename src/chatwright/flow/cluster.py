@@ -27,7 +27,7 @@ class Device:
     """An accelerator. flops: dense bfloat16 a second (float16 for V100). memory: bytes. watts: its power limit.
 
     price: USD an hour, an assumption to be replaced by one's own; base: bytes that are gone before training starts.
-    low: whether it multiplies in 16 bits. plain_attention: whether short rows' attention keeps its probabilities.
+    low: whether it multiplies in 16 bits. cpu: whether it is one (see `activations`).
     """
 
     name: str
@@ -37,7 +37,7 @@ class Device:
     price: float
     base: float = 1.0 * GIB
     low: bool = True
-    plain_attention: bool = False
+    cpu: bool = False
 
 
 # Peak rates, memory and power from NVIDIA's data sheets. Prices are assumptions; an A100's is that at which the public
@@ -116,12 +116,12 @@ def memory(job: Job, spread: Spread) -> Kinds:
         gathered = 2 * a_block * b / spread.tensor + 4 * a_block / spread.tensor + 8 * outside
     elif job.device.low:
         gathered = b * total  # autocast's copies live from a forward pass to the end of its backward pass
-    kept = activations(config, spread.rows, low=job.device.low, plain_attention=job.device.plain_attention)
+    kept = activations(config, spread.rows, low=job.device.low, cpu=job.device.cpu)
     block = kept.block - kept.shared * (1 - 1 / spread.tensor)
     blocks = config.layers * kept.entry + block if spread.recompute else config.layers * block
     # Of the loss: a thousand rows of logits, their probabilities or a few of them, and the head's gradient once more in
     # both precisions.
-    few = 2**22 if job.device.plain_attention else 1024 * config.vocab_size * 4
+    few = 2**22 if job.device.cpu else 1024 * config.vocab_size * 4
     loss = 1024 * config.vocab_size * b + few + config.vocab_size * config.d_model * (b + 4)
     gradients = 4 * total / ranks
     # A block's backward pass makes a gradient for each of its activations, many of them in float32.

@@ -50,7 +50,7 @@ def this_machine() -> Device:
         return Device("here", rate, properties.total_memory, 0.0, 0.0)
     low = resolve("auto", device) != torch.float32
     base = _held(device) + GROW
-    return Device("here", rate, memory_bytes(), 0.0, 0.0, base=base, low=low, plain_attention=low)
+    return Device("here", rate, memory_bytes(), 0.0, 0.0, base=base, low=low, cpu=True)
 
 
 def probe(config: ModelConfig, rows: int, optimizer: str, seconds: float = SECONDS) -> Probed:

@@ -1,4 +1,4 @@
-"""Dense attention: PyTorch's fused kernel, and for short rows in training on a CPU plain products, which are faster."""
+"""Dense attention: PyTorch's fused kernel, and for short rows on a CPU plain products, which are faster."""
 
 from __future__ import annotations
 
@@ -22,14 +22,7 @@ def dense_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Te
     """
     T, S = q_BHTE.shape[2], k_BKSE.shape[2]
     causal = mask_BTS is None and T > 1
-    if (
-        dropout == 0.0
-        and 1 < T == S <= SHORT
-        and q_BHTE.dtype == torch.bfloat16
-        and q_BHTE.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and q_BHTE.requires_grad
-    ):
+    if dropout == 0.0 and 1 < T == S <= SHORT and q_BHTE.dtype == torch.bfloat16 and q_BHTE.device.type == "cpu":
         return _ShortAttention.apply(q_BHTE, k_BKSE, v_BKSE, _bias(mask_BTS, T, q_BHTE))
     return F.scaled_dot_product_attention(
         q_BHTE,

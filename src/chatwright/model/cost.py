@@ -42,11 +42,12 @@ class Activations:
     rest: float
 
 
-def activations(config: ModelConfig, rows: int, *, low: bool, plain_attention: bool) -> Activations:
+def activations(config: ModelConfig, rows: int, *, low: bool, cpu: bool) -> Activations:
     """What is kept for ``rows`` rows of the model's context.
 
     low: whether matrices are multiplied in 16 bits, and the residual stream is in 16 bits, rather than in 32.
-    plain_attention: whether short rows attend by plain products, which keep their probabilities (see `attention`).
+    cpu: in 16 bits on a CPU short rows attend by plain products, which keep their probabilities (see `attention`), and
+    SwiGLU is a kernel that keeps its two inputs alone (see `activation`).
     """
     tokens, b = rows * config.context, 2 if low else 4
     D, F = config.d_model, config.d_ff
@@ -60,13 +61,14 @@ def activations(config: ModelConfig, rows: int, *, low: bool, plain_attention: b
         keys = b * (q + kv) + b * (q + 2 * kv)
     else:
         keys = b * (q + 2 * kv)
-    if plain_attention and low and config.context <= SHORT:
+    if cpu and low and config.context <= SHORT:
         if config.positions == "rope":
             keys -= b * (q + kv)
         attention = keys + b * config.heads * config.context + b * q
     else:
         attention = keys + b * q + 4 * config.heads
-    mlp = b * F * (4 if config.activation == "swiglu" else 2)
+    gated = 3 if cpu and low else 4
+    mlp = b * F * (gated if config.activation == "swiglu" else 2)
     final = norm if config.norm_place == "pre" else 0
     return Activations(
         block=tokens * (2 * norm + attention + mlp),

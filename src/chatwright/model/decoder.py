@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from chatwright.model.activation import activate
 from chatwright.model.attention import dense_attention
 from chatwright.model.config import ModelConfig, RopeScaling
 from chatwright.model.norms import RMSNorm, unit_rms
@@ -179,11 +180,7 @@ class Mlp(nn.Module):
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias == "all")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        hidden = self.up(x_BTD)
-        if not self.gated:
-            return self.down(F.gelu(hidden, approximate="tanh"))
-        gate, up = hidden.chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(activate(self.up(x_BTD), gated=self.gated))
 
 
 class Block(nn.Module):

@@ -129,6 +129,14 @@ def activate(x: Tensor, *, gated: bool) -> Tensor:
     return y
 
 
+def activate_back(x: Tensor, dy: Tensor, *, gated: bool) -> Tensor:
+    """The gradient in ``x`` from that in `activate`'s result."""
+    dx = torch.empty_like(x)
+    rows, width = dy.numel() // dy.shape[-1], dy.shape[-1]
+    _kernel("activate_back", x)(rows, width, gated, x.data_ptr(), dy.data_ptr(), dx.data_ptr())
+    return dx
+
+
 def linear(
     x_ND: Tensor,
     weights: Sequence[Tensor],
@@ -256,6 +264,7 @@ def _library() -> ctypes.CDLL | None:
         "norm": [number] * 3 + [real] + [pointer] * 4,
         "turn": [number] * 4 + [real] + [pointer] * 4,
         "activate": [number] * 3 + [pointer] * 2,
+        "activate_back": [number] * 3 + [pointer] * 3,
     }
     kernels = {f"{name}_{kind}": types for name, types in arguments.items() for kind in _NAMES.values()}
     if library.fast_products():

@@ -71,6 +71,28 @@
                     out[i] = STORE(v / (1.0f + exponential(-2.0f * u)));                                                    \
                 }                                                                                                    \
         }                                                                                                            \
+    }                                                                                                                \
+                                                                                                                     \
+    /* dx from dy, the gradient of what `activate` made of x. */                                                     \
+    void activate_back_##NAME(int64_t rows, int64_t width, int64_t gated, const T *x, const T *dy, T *dx) {          \
+        _Pragma("omp parallel for schedule(static) if (rows * width > 32768)")                                       \
+        for (int64_t r = 0; r < rows; r++) {                                                                         \
+            const T *in = x + r * width * (gated ? 2 : 1), *d = dy + r * width;                                      \
+            T *out = dx + r * width * (gated ? 2 : 1);                                                               \
+            if (gated)                                                                                               \
+                for (int64_t i = 0; i < width; i++) {                                                                \
+                    const float gate = LOAD(in[i]), g = LOAD(d[i]), s = 1.0f / (1.0f + exponential(-gate));          \
+                    out[i] = STORE(g * LOAD(in[width + i]) * s * (1.0f + gate * (1.0f - s)));                        \
+                    out[width + i] = STORE(g * gate * s);                                                            \
+                }                                                                                                    \
+            else                                                                                                     \
+                for (int64_t i = 0; i < width; i++) {                                                                \
+                    const float v = LOAD(in[i]), u = 0.7978845608028654f * (v + 0.044715f * v * v * v);              \
+                    const float s = 1.0f / (1.0f + exponential(-2.0f * u));                                          \
+                    const float du = 0.7978845608028654f * (1.0f + 0.134145f * v * v);                               \
+                    out[i] = STORE(LOAD(d[i]) * s * (1.0f + 2.0f * v * (1.0f - s) * du));                            \
+                }                                                                                                    \
+        }                                                                                                            \
     }
 
 SMALL(float, float, from_float, to_float)

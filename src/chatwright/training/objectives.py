@@ -39,8 +39,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         device = hidden_ND.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+        hidden, weight = _multiplied(hidden_ND, weight_VD)
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight_VD)
         loss = torch.zeros((), dtype=weight_VD.dtype, device=hidden.device)
         with torch.autocast(device, enabled=False):
@@ -66,7 +65,7 @@ def _to_gradient(logits_RV: Tensor, targets_R: Tensor, dtype: torch.dtype) -> Te
     On a CPU a few rows at a time, so that their probabilities in ``dtype`` stay near the cores.
     """
     loss = torch.zeros((), dtype=dtype, device=logits_RV.device)
-    few = max(1, NEAR // logits_RV.shape[1]) if logits_RV.device.type == "cpu" else ROWS
+    few = _few(logits_RV)
     for logits_FV, targets_F in zip(logits_RV.split(few), targets_R.split(few), strict=True):
         # Softmax, then the logarithm of one entry a row: half the passes of a log-softmax and its exponential.
         p_FV = torch.softmax(logits_FV, dim=-1, dtype=dtype)
@@ -74,6 +73,79 @@ def _to_gradient(logits_RV: Tensor, targets_R: Tensor, dtype: torch.dtype) -> Te
         loss -= p_F1.clamp_min(torch.finfo(dtype).tiny).log().sum()
         logits_FV.copy_(p_FV.scatter_(1, targets_F[:, None], p_F1 - 1.0))
     return loss
+
+
+def _multiplied(*tensors: Tensor) -> list[Tensor]:
+    """Tensors as they are multiplied: in autocast's dtype when it is on."""
+    device = tensors[0].device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+def _few(logits_RV: Tensor) -> int:
+    return max(1, NEAR // logits_RV.shape[1]) if logits_RV.device.type == "cpu" else ROWS
+
+
+def linear_logprobs(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, temperature: float, *, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """``(logprobs_N, entropy_N)``: log-probabilities of the targets under ``softmax(hidden @ weight.T / temperature)``.
+
+    The same as by ``log_softmax``, in float32 of products in autocast's dtype; what is kept for the backward pass are
+    the probabilities, in that dtype. The entropy has no gradient; without ``entropy`` it is 0.
+    """
+    learning = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+    return _LinearLogprobs.apply(hidden_ND, weight_VD, targets_N, temperature, entropy, learning)
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        entropy: bool,
+        learning: bool,
+    ) -> tuple[Tensor, Tensor]:
+        hidden, weight = _multiplied(hidden_ND, weight_VD)
+        logprobs_N = torch.zeros(len(hidden), dtype=weight_VD.dtype, device=hidden.device)
+        entropy_N = torch.zeros_like(logprobs_N)
+        probabilities = []
+        with torch.autocast(hidden.device.type, enabled=False):
+            for first in range(0, len(hidden), ROWS):
+                rows = slice(first, first + ROWS)
+                logits_RV = hidden[rows] @ weight.T
+                few = _few(logits_RV)
+                parts = (logits_RV, targets_N[rows], logprobs_N[rows], entropy_N[rows])
+                for logits_FV, targets_F, logprobs_F, entropy_F in zip(*(x.split(few) for x in parts), strict=True):
+                    all_FV = torch.log_softmax(logits_FV.to(logprobs_N.dtype).div_(temperature), dim=-1)
+                    logprobs_F.copy_(all_FV.gather(1, targets_F[:, None])[:, 0])
+                    if entropy or learning:
+                        p_FV = all_FV.exp()
+                        logits_FV.copy_(p_FV)
+                        if entropy:
+                            entropy_F.sub_(p_FV.mul_(all_FV).sum(dim=-1))
+                if learning:
+                    probabilities.append(logits_RV)
+        ctx.save_for_backward(hidden, weight, targets_N, *probabilities)
+        ctx.temperature, ctx.dtypes = temperature, (hidden_ND.dtype, weight_VD.dtype)
+        ctx.mark_non_differentiable(entropy_N)
+        return logprobs_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        hidden, weight, targets_N, *probabilities = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros(weight.shape, dtype=ctx.dtypes[1], device=weight.device)
+        for number, p_RV in enumerate(probabilities):
+            rows = slice(number * ROWS, (number + 1) * ROWS)
+            grad_R1 = (grad_N[rows, None] / ctx.temperature).to(p_RV.dtype)
+            grad_RV = (p_RV * -grad_R1).scatter_add_(1, targets_N[rows, None], grad_R1)
+            grad_hidden[rows] = grad_RV @ weight
+            grad_weight += grad_RV.T @ hidden[rows]
+        return grad_hidden.to(ctx.dtypes[0]), grad_weight, None, None, None, None
 
 
 def ranking_loss(scores_BK: Tensor, ranks_BK: Tensor, valid_BK: Tensor) -> Tensor:

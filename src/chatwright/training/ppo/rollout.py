@@ -15,6 +15,7 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.masks import positions_from_valid, valid_mask
 from chatwright.storage import keyed_uniform
+from chatwright.training.objectives import linear_logprobs
 from chatwright.training.ppo.objectives import last_response_index
 from chatwright.training.runtime import Precision, autocast
 
@@ -102,12 +103,10 @@ def response_logprobs(
     """
     positions_BT, mask_BTS, places_N = _seen(valid_BT, response_BT)
     hidden_ND = model.hidden(tokens_BT[:, :-1], positions_BT=positions_BT, mask_BTS=mask_BTS, places_N=places_N)
-    logits_NV = model.logits(hidden_ND)[:, :vocab_size].float() / temperature
-    logprobs_NV = torch.log_softmax(logits_NV, dim=-1)
-    logprobs_N = logprobs_NV.gather(1, tokens_BT[:, 1:][response_BT[:, 1:]][:, None])[:, 0]
-    entropy_N = torch.zeros_like(logprobs_N.detach())
-    if entropy:
-        entropy_N -= (logprobs_NV.detach().exp() * logprobs_NV.detach()).sum(dim=-1)
+    # After the states: only then is the weight of a spread model whole.
+    weight_VD = (model.embedding if model.head is None else model.head).weight[:vocab_size]
+    targets_N = tokens_BT[:, 1:][response_BT[:, 1:]]
+    logprobs_N, entropy_N = linear_logprobs(hidden_ND, weight_VD, targets_N, temperature, entropy=entropy)
     return spread(logprobs_N, response_BT), spread(entropy_N, response_BT)
 
 
