@@ -17,7 +17,16 @@ from chatwright.stage import read_metrics
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import dpo
-from chatwright.training.dpo import STAGE, Choices, DpoConfig, answer_logprobs, choices, dpo_loss, preference_parts
+from chatwright.training.dpo import (
+    STAGE,
+    Choices,
+    DpoConfig,
+    answer_logprobs,
+    answered,
+    choices,
+    dpo_loss,
+    preference_parts,
+)
 from chatwright.training.loop import accumulate
 from chatwright.training.lora import LoraConfig
 from chatwright.training.optim import OptimConfig
@@ -95,7 +104,7 @@ def test_the_first_loss_is_log_2_and_its_gradient_favours_the_better_answer() ->
 def test_an_answers_logprob_is_that_of_its_own_tokens_alone(model: Decoder, tokenizer: Tokenizer) -> None:
     item = Choices([5, 6, 7], [[20, 21], [22, 23, 24]], [0, 1])
     other = Choices([8] * 9, [[30] * 6], [0])
-    found = answer_logprobs(model, [item, other], tokenizer, "float32")
+    found = answer_logprobs(model, answered([item, other]), tokenizer, "float32")
     for k in range(2):
         ids = item.prompt + item.answers[k]
         logprobs_TV = model(torch.tensor([ids]))[0, :, : tokenizer.vocab_size].log_softmax(-1)
@@ -128,7 +137,7 @@ def test_parts_add_up_to_the_gradient_of_the_whole(model: Decoder, tokenizer: To
     for micro_batch in (64, 4, 1):
         model.zero_grad()
         config = DpoConfig(**CONFIG | {"micro_batch": micro_batch})
-        accumulate(preference_parts(model, items, references, tokenizer, config), alone)
+        accumulate(preference_parts(model, items, references, tokenizer, config, alone), alone)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(gradients[2], gradients[0], atol=1e-6, rtol=1e-4)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from chatwright.errors import UserError
 from chatwright.stage import StageConfig
-from chatwright.training import world
 from chatwright.training.guards import SpikeConfig
 from chatwright.training.lora import LoraConfig
 from chatwright.training.optim import OptimConfig
@@ -46,11 +44,11 @@ class TuningConfig(TrainingConfig):
 
     lora: LoraConfig | None = None
 
-    def layout(self) -> Layout:
-        """See `TrainingConfig.layout`. UserError when adapters are asked of several processes."""
-        if self.lora is not None and world.size() > 1:
-            raise UserError("A model with LoRA adapters learns in one process; leave out torchrun, or `lora`.")
-        return super().layout()
+    @model_validator(mode="after")
+    def _adapters_are_whole(self) -> TuningConfig:
+        if self.lora is not None and self.parallel.tensor > 1:
+            raise ValueError("LoRA adapters cannot share a matrix product: set parallel.tensor to 1, or leave out lora")
+        return self
 
 
 class GradientConfig(TrainingConfig):

@@ -60,12 +60,6 @@ class DpoConfig(TuningConfig, GradientConfig):
     eval_prompts: int = Field(default=128, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=20)
 
-    def layout(self) -> Layout:
-        """See `TuningConfig.layout`. UserError in several processes."""
-        if world.size() > 1:
-            raise UserError("The stage dpo learns in one process; run it without torchrun.")
-        return super().layout()
-
 
 def dpo_loss(
     logprobs_BK: Tensor, ref_logprobs_BK: Tensor, ranks_BK: Tensor, valid_BK: Tensor, beta: float, smoothing: float = 0
@@ -112,15 +106,23 @@ def choices(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Choic
     return Choices(prompt, [ids[len(prompt) :] for ids in texts], [-int(value) for value in preferences(comparison)])
 
 
-def answer_logprobs(model: Decoder, group: Sequence[Choices], tokenizer: Tokenizer, precision: Precision) -> Tensor:
-    """Log-probability of each answer of each comparison, one after another, ``[N]`` float32."""
+Answered = tuple[list[int], list[int]]  # the ids of a prompt, and those of an answer to it
+
+
+def answered(group: Sequence[Choices]) -> list[Answered]:
+    """Each answer of each comparison, one after another, with its prompt."""
+    return [(item.prompt, answer) for item in group for answer in item.answers]
+
+
+def answer_logprobs(model: Decoder, pairs: Sequence[Answered], tokenizer: Tokenizer, precision: Precision) -> Tensor:
+    """Log-probability of each answer, ``[N]`` float32."""
     device = model.embedding.weight.device
 
     def measure(tokens_BT: Tensor, valid_BT: Tensor, response_BT: Tensor) -> Tensor:
-        return response_logprobs(model, tokens_BT, valid_BT, response_BT, 1.0, tokenizer.vocab_size)[0]
+        settings = 1.0, tokenizer.vocab_size
+        return response_logprobs(model, tokens_BT, valid_BT, response_BT, *settings, entropy=False)[0]
 
-    prompts = [item.prompt for item in group for _ in item.answers]
-    answers = [answer for item in group for answer in item.answers]
+    prompts, answers = zip(*pairs, strict=True)
     with autocast(precision, device):
         return in_groups(measure, *collate(prompts, answers, tokenizer.pad, device), ROWS).sum(1)
 
@@ -137,7 +139,9 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     )
     labels = [preferences(comparison) for comparison in heldout]
     # The reference is the model before its first step: its log-probabilities are computed once, and no copy is kept.
-    references, heldout_references = (_each(model, group, tokenizer, config) for group in (items, heldout_items))
+    references, heldout_references = (
+        _each(model, group, tokenizer, config, layout) for group in (items, heldout_items)
+    )
     if config.lora is not None:
         add_adapters(model, config.lora, config.seed)
     layout.spread(model)
@@ -151,7 +155,7 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     def losses(step: int) -> Iterator[Part]:
         chosen = numbers(step)
         yield from preference_parts(
-            model, [items[i] for i in chosen], [references[i] for i in chosen], tokenizer, config
+            model, [items[i] for i in chosen], [references[i] for i in chosen], tokenizer, config, layout
         )
 
     def measure(done: int) -> Mapping[str, float]:
@@ -161,7 +165,7 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
         return {"heldout_accuracy": accuracy(heldout_items[:most], heldout_references[:most], labels[:most])}
 
     def accuracy(group: Sequence[Choices], before: Sequence[Tensor], truth: Sequence[Sequence[float]]) -> float:
-        after = _each(model, group, tokenizer, config)
+        after = _each(model, group, tokenizer, config, layout)
         return pair_accuracy([(a - b).tolist() for a, b in zip(after, before, strict=True)], truth)
 
     identity = {
@@ -173,8 +177,9 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: [comparisons[i].id for i in numbers(step)])
     train(trained, learn, plan, measure=measure, score=mistakes)
-    after = _each(model, heldout_items, tokenizer, config)
-    save_model(merged(model), out, tokenizer)
+    after = _each(model, heldout_items, tokenizer, config, layout)
+    result = merged(layout.whole(model))
+    world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     moved = [a - b for a, b in zip(after, heldout_references, strict=True)]
     return {
@@ -204,15 +209,18 @@ def preference_parts(
     references: Sequence[Tensor],
     tokenizer: Tokenizer,
     config: DpoConfig,
+    layout: Layout,
 ) -> Iterator[Part]:
     """The mean loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most."""
     pairs = sum(int(better_pairs(*ranks_of([item.ranks])).sum()) for item in items)
-    for group in _groups(items, config.micro_batch):
+    for group, most, counts in _turns(items, config.micro_batch, layout):
         chosen = [items[i] for i in group]
         ranks_BK, valid_BK = (
             tensor.to(model.embedding.weight.device) for tensor in ranks_of([item.ranks for item in chosen])
         )
-        logprobs_N = answer_logprobs(model, chosen, tokenizer, config.dtype)
+        texts = answered(chosen)
+        filled = texts + texts[:1] * (most - len(texts))
+        logprobs_N = answer_logprobs(model, filled, tokenizer, config.dtype)[: len(texts)]
         reference_N = torch.cat([references[i] for i in group])
         logprobs_BK, reference_BK = (
             torch.zeros(ranks_BK.shape, device=x_N.device).masked_scatter(valid_BK, x_N)
@@ -223,32 +231,52 @@ def preference_parts(
         margins_BKK = rewards_BK[:, :, None] - rewards_BK[:, None, :]
         better_BKK = better_pairs(ranks_BK, valid_BK)
         metrics = {
-            "accuracy": ((margins_BKK > 0) & better_BKK).sum() / max(1, pairs),
-            "margin": margins_BKK[better_BKK].sum() / max(1, pairs),
+            "accuracy": counts * ((margins_BKK > 0) & better_BKK).sum() / max(1, pairs),
+            "margin": counts * margins_BKK[better_BKK].sum() / max(1, pairs),
         }
-        yield Part(loss * (len(group) / len(items)), sum(item.tokens for item in chosen), metrics)
+        tokens = sum(item.tokens for item in chosen) if counts else 0
+        yield Part(loss * (counts * len(group) / len(items)), tokens, metrics)
 
 
 @torch.no_grad()
-def _each(model: Decoder, items: Sequence[Choices], tokenizer: Tokenizer, config: DpoConfig) -> list[Tensor]:
-    """The log-probabilities of each comparison's answers, ``[K]`` each."""
+def _each(
+    model: Decoder, items: Sequence[Choices], tokenizer: Tokenizer, config: DpoConfig, layout: Layout
+) -> list[Tensor]:
+    """The log-probabilities of each comparison's answers, ``[K]`` each; every process measures its share of them."""
     found: list[Tensor] = []
     for first in range(0, len(items), ROWS):
         group = items[first : first + ROWS]
-        found += answer_logprobs(model, group, tokenizer, config.dtype).split([len(item.ranks) for item in group])
+        texts = answered(group)
+        own = [texts[min(i, len(texts) - 1)] for i in layout.share(len(texts))]
+        logprobs_N = layout.joined(answer_logprobs(model, own, tokenizer, config.dtype), len(texts))
+        found += logprobs_N.split([len(item.ranks) for item in group])
     return found
 
 
-def _groups(items: Sequence[Choices], most: int) -> Iterator[list[int]]:
-    """Numbers of the items in groups with at most ``most`` answers, or of one item that has more."""
+def _turns(items: Sequence[Choices], most: int, layout: Layout) -> Iterator[tuple[list[int], int, bool]]:
+    """Part by part: the numbers of this process's items, the most answers that any process has, whether it counts.
+
+    Each process has its share of the items. Processes that exchange weights must make equally many passes: one that has
+    fewer parts than another goes through its first items again, for nothing.
+    """
+    numbers = range(len(items))
+    shares = [list(_groups(items, numbers[rank :: layout.ranks] or numbers[:1], most)) for rank in range(layout.ranks)]
+    for part in range(max(map(len, shares))):
+        at_once = [groups[part] if part < len(groups) else groups[0] for groups in shares]
+        answers = max(sum(len(items[i].ranks) for i in group) for group in at_once)
+        yield at_once[layout.rank], answers, layout.rank < len(items) and part < len(shares[layout.rank])
+
+
+def _groups(items: Sequence[Choices], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The numbered items in groups with at most ``most`` answers, or of one item that has more."""
     group: list[int] = []
     held = 0
-    for i, item in enumerate(items):
-        if group and held + len(item.ranks) > most:
+    for i in numbers:
+        if group and held + len(items[i].ranks) > most:
             yield group
             group, held = [], 0
         group.append(i)
-        held += len(item.ranks)
+        held += len(items[i].ranks)
     yield group
 
 

@@ -328,5 +328,5 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
         if self.average is not None:
             settle(self.policy)
             for averaged, current in zip(self.average.parameters(), self.policy.parameters(), strict=True):
-                if averaged is not current:  # as what is frozen beside adapters
+                if current.requires_grad:  # adapters stand beside weights that are frozen, and often shared
                     local(averaged).lerp_(local(current), 1 - self.config.ema)
