@@ -70,6 +70,13 @@ def test_a_rule_that_fails_or_miscounts_is_named(tokenizer: Tokenizer) -> None:
         rule_reward(lambda prompts, answers: [1.0], tokenizer, "few")([Prompt([1])] * 2, [[2], [3]])
 
 
+@pytest.mark.parametrize("worth", ["nan", "inf", "-inf", "1e39"])
+def test_a_rule_that_gives_no_number_is_named(tokenizer: Tokenizer, worth: str) -> None:
+    answers = [tokenizer.encode("It is white."), tokenizer.encode("It is blue.")]
+    with pytest.raises(UserError, match=r"The reward 'bad' gave (nan|-?inf) for the answer 'It is blue\.'; give it"):
+        rule_reward(lambda prompts, answers: [1.0, float(worth)], tokenizer, "bad")([Prompt([1])] * 2, answers)
+
+
 def test_terms_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     for term in ({"rule": "f"}, {"rule": "a:b", "file": tmp_path}, {"rule": "model", "file": tmp_path}, {"rule": "a:"}):
         with pytest.raises(ValueError, match="rule"):

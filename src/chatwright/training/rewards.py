@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def model_reward(score: Score) -> Reward:
 
 
 def rule_reward(rule: Rule, tokenizer: Tokenizer, title: str) -> Reward:
-    """A rule as a `Reward`. What it raises, or returns in the wrong number, is a UserError that names it."""
+    """A rule as a `Reward`. UserError, which names it, where it raises, or returns too few, too many or no numbers."""
 
     def reward(prompts: Sequence[Prompt], responses: Sequence[list[int]]) -> torch.Tensor:
         answers = [tokenizer.decode(response) for response in responses]
@@ -181,6 +182,9 @@ def rule_reward(rule: Rule, tokenizer: Tokenizer, title: str) -> Reward:
             raise UserError(f"The reward {title!r} failed: {_in_short(error)}.") from error
         if len(scores_B) != len(answers):
             raise UserError(f"The reward {title!r} gave {len(scores_B)} scores for {len(answers)} answers.")
+        for answer, score in zip(answers, scores_B.tolist(), strict=True):
+            if not math.isfinite(score):
+                raise UserError(f"The reward {title!r} gave {score} for the answer {answer[:40]!r}; give it a number.")
         return scores_B
 
     return reward
