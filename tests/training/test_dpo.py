@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import load_model, save_model
 from chatwright.model.presets import preset
@@ -31,6 +33,8 @@ from chatwright.training.loop import accumulate
 from chatwright.training.lora import LoraConfig
 from chatwright.training.optim import OptimConfig
 from chatwright.training.parallel import Layout
+
+from .conftest import COLORS
 
 CONFIG = {
     "epochs": 4.0,
@@ -143,6 +147,22 @@ def test_parts_add_up_to_the_gradient_of_the_whole(model: Decoder, tokenizer: To
     torch.testing.assert_close(gradients[2], gradients[0], atol=1e-6, rtol=1e-4)
 
 
+def test_pairs_of_ones_own_are_learned_from_with_the_sft_model_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    own, lines = tmp_path / "pairs.jsonl", []
+    for i in range(30):
+        thing, color = list(COLORS.items())[i % 6]
+        asked = f"\n\nHuman: {i}: {thing}?\n\nAssistant:"
+        lines.append({"chosen": f"{asked} It is {color}.", "rejected": f"{asked} No."})
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = DpoConfig(**CONFIG, data=own, prompts=12, heldout_prompts=2)
+    assert config.wanted(STAGE.inputs) == ("sft",)
+    headline = run(config, {"sft": folders["sft"]}, tmp_path / "out")
+    assert (headline["prompts"], headline["heldout_prompts"], headline["too_long"]) == (12, 2, 0)
+    assert headline["accuracy_labels"] == 1.0
+    with pytest.raises(UserError, match="fits into 5 tokens; shorten them, or raise max_tokens"):
+        run(config.model_copy(update={"max_tokens": 5}), {"sft": folders["sft"]}, tmp_path / "short")
+
+
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
 def test_the_stage_learns_the_rule_and_a_killed_run_ends_with_the_same_bytes(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: LoraConfig | None
@@ -151,6 +171,8 @@ def test_the_stage_learns_the_rule_and_a_killed_run_ends_with_the_same_bytes(
     straight = run(config, folders, tmp_path / "straight")
     lines = read_metrics(tmp_path / "straight")
     assert lines[0]["heldout_accuracy"] == 0.5  # nothing has moved: all pairs tie
+    assert lines[0]["heldout_loss"] == pytest.approx(math.log(2))
+    assert lines[-1]["heldout_loss"] == straight["heldout_loss"] < 0.6
     assert straight["accuracy_labels"] > 0.8
     assert straight["logprob_change_best"] > straight["logprob_change_worst"]
     load_model(tmp_path / "straight")

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from chatwright.inference.engine import Engine
 from chatwright.inference.sampling import Sampling
 from chatwright.model.folder import load_model
 from chatwright.records import Conversation, Message, Question, Record
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar, say
+from chatwright.stage import Headline, Inputs, Stage, progress_bar, say
 from chatwright.storage import read_jsonl, write_json, write_jsonl
 from chatwright.training import runtime
 from chatwright.training.ppo.before_after import gold_scores
@@ -26,16 +26,7 @@ from chatwright.training.ppo.invariants import check_scores
 from chatwright.training.ppo.objectives import score_or_fixed
 from chatwright.training.ppo.rollout import episode_seed, finished
 from chatwright.training.ppo.stage import read_questions
-from chatwright.training.rewards import (
-    Rewards,
-    RewardTerm,
-    RewardTerms,
-    asks_model,
-    build_rewards,
-    check_titles,
-    load_reward_for,
-    prompts_of,
-)
+from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, load_models, prompts_of
 from chatwright.training.runtime import Precision
 
 BATCHES = 2  # of answers in a part: what a kill costs at most
@@ -43,12 +34,12 @@ PARTS = "parts"  # in the stage's folder while it works
 WORTH = "proxy", "gold"
 
 
-class BestOfNConfig(StageConfig):
-    """How answers are drawn and judged.
+class BestOfNConfig(RewardsConfig):
+    """How answers are drawn and judged (see `RewardsConfig`).
 
     n: answers to a prompt. prompts: at most so many of the training prompts become demonstrations, the first ones; None
     for all. eval_prompts: held-out prompts for the curve. min_score: best answers that are worth less are not kept.
-    rewards, missing_eos_score, temperature, max_tokens: as in ppo.
+    temperature, max_tokens: as in ppo.
     """
 
     n: int = Field(default=16, gt=0)
@@ -57,19 +48,8 @@ class BestOfNConfig(StageConfig):
     min_score: float | None = None
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=1024, gt=0)
-    rewards: RewardTerms = (RewardTerm(),)
-    missing_eos_score: float = -1.0  # NDET
     batch_size: int = Field(default=256, gt=0)
     dtype: Precision = "auto"
-
-    @model_validator(mode="after")
-    def _rewards_differ(self) -> BestOfNConfig:
-        check_titles(self.rewards)
-        return self
-
-    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
-        """Without the reward model where rules alone judge."""
-        return inputs if asks_model(self.rewards) else tuple(name for name in inputs if name != "reward")
 
 
 def best_of_n_kl(n: int) -> float:
@@ -164,10 +144,8 @@ def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
     """Write ``curve.json`` (worth and KL against n) and ``demonstrations.jsonl``. A killed run goes on."""
     device = runtime.prepare()
     model, tokenizer = load_model(inputs["sft"])
-    reward_model = None
-    if asks_model(config.rewards):
-        reward_model = load_reward_for(inputs["reward"], inputs["sft"], tokenizer).to(device)
-    rewards = build_rewards(config.rewards, reward_model, tokenizer, config.dtype, config.batch_size)
+    reward_models = load_models(config.rewards, inputs, tokenizer, device)
+    rewards = build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.batch_size)
     engine = Engine(model.to(device), tokenizer, config.batch_size)
     questions = read_questions(inputs["conversations"] / "prompts.jsonl")[: config.prompts]
     heldout = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from chatwright.stage import StageConfig
 from chatwright.training.guards import SpikeConfig
@@ -13,6 +14,17 @@ from chatwright.training.optim import OptimConfig
 from chatwright.training.parallel import Layout, ParallelConfig, lay_out
 from chatwright.training.runtime import Precision, prepare, resolve
 from chatwright.training.schedules import ScheduleConfig
+
+
+def lay_under(config: StageConfig, preset: Mapping[str, Any]) -> None:
+    """Give a config that is being made the settings of a preset where none were given; tables key by key."""
+    for key, value in preset.items():
+        given = getattr(config, key)
+        if isinstance(value, Mapping):
+            own = given.model_dump(include=given.model_fields_set) if key in config.model_fields_set else {}
+            object.__setattr__(config, key, type(given)(**{**value, **own}))  # past the freeze: not yet given out
+        elif key not in config.model_fields_set:
+            object.__setattr__(config, key, value)
 
 
 class CheckpointConfig(BaseModel):
@@ -49,6 +61,30 @@ class TuningConfig(TrainingConfig):
         if self.lora is not None and self.parallel.tensor > 1:
             raise ValueError("LoRA adapters cannot share a matrix product: set parallel.tensor to 1, or leave out lora")
         return self
+
+
+LANGUAGE_MODELS = ("pretrain", "sft", "choose", "dpo", "ppo", "grpo")  # stages that leave one
+
+
+class StartConfig(StageConfig):
+    """A stage that goes on from a model that answers, as its input ``sft``.
+
+    start: the instance that made it, such as "choose" or "sft@baseline". Where a policy learns it is also the reference
+    that the policy is held near to.
+    """
+
+    start: str = "sft"
+
+    @field_validator("start")
+    @classmethod
+    def _is_a_model(cls, start: str) -> str:
+        if start.partition("@")[0] not in LANGUAGE_MODELS:
+            raise ValueError(f"it must be an instance of one of the stages {', '.join(LANGUAGE_MODELS)}")
+        return start
+
+    def reads(self, inputs: tuple[str, ...]) -> dict[str, str]:
+        """The model of that instance."""
+        return {**super().reads(inputs), "sft": self.start}
 
 
 class GradientConfig(TrainingConfig):

@@ -7,7 +7,7 @@ model's, over the same pairs. Nothing is sampled, and no reward model is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
 from chatwright.records import Comparison
-from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import file_digest
+from chatwright.stage import Headline, Inputs, Stage, progress_bar, say
+from chatwright.storage import digest, file_digest
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
+from chatwright.training.comparisons import ComparisonsConfig, as_ids, mistakes, read
+from chatwright.training.config import CheckpointConfig, GradientConfig, StartConfig, TuningConfig
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
 from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.objectives import better_pairs, ranking_loss
@@ -34,15 +34,15 @@ from chatwright.training.order import Shuffled
 from chatwright.training.parallel import Layout
 from chatwright.training.ppo.rollout import collate, in_groups, response_logprobs
 from chatwright.training.rankings import fitted, preferences, ranks_of
-from chatwright.training.reward import mistakes, pair_accuracy, read_comparisons
+from chatwright.training.reward import pair_accuracy
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
 
 ROWS = 16  # answers side by side in one forward pass, alike in length
 
 
-class DpoConfig(TuningConfig, GradientConfig):
-    """How the policy learns from rankings; numbers from the DPO paper, appendix B, "ours" where it has none.
+class DpoConfig(StartConfig, ComparisonsConfig, TuningConfig, GradientConfig):
+    """How the policy learns from rankings (see `ComparisonsConfig`); numbers from the DPO paper, appendix B, or ours.
 
     batch: prompts in a step, each with all its answers and all their pairs. micro_batch: answers whose activations are
     kept at a time. beta: how much a nat of distance from the SFT model is worth. label_smoothing: share of the labels
@@ -132,22 +132,30 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     layout = config.layout()
     model, tokenizer = load_model(inputs["sft"])
     model.to(layout.device).eval()  # no dropout: the reference had none
-    path = inputs["compare"] / "comparisons.jsonl"
-    comparisons, items = read_choices(path, tokenizer, model.config.context)
-    heldout, heldout_items = read_choices(
-        inputs["compare"] / "comparisons_heldout.jsonl", tokenizer, model.config.context
+    data = read(config, inputs, out).limited(config)
+    most = min(config.max_tokens or model.config.context, model.config.context)
+
+    def ids_of(comparison: Comparison) -> Choices | None:
+        return choices(tokenizer, comparison, most)
+
+    comparisons, items = as_ids(data.training, ids_of, data.name, most)
+    heldout, heldout_items = as_ids(data.heldout, ids_of, data.name, most)
+    order = Shuffled(len(items), config.seed)
+    steps = math.ceil(config.epochs * len(items) / config.batch)
+    too_long = len(data.training) + len(data.heldout) - len(items) - len(heldout)
+    say(
+        f"  dpo: {len(items):,} prompts, {sum(len(item.ranks) for item in items):,} answers, {steps:,} steps; "
+        f"{len(heldout):,} held-out prompts; {too_long:,} left out, longer than {most:,} tokens"
     )
-    labels = [preferences(comparison) for comparison in heldout]
     # The reference is the model before its first step: its log-probabilities are computed once, and no copy is kept.
-    references, heldout_references = (
-        _each(model, group, tokenizer, config, layout) for group in (items, heldout_items)
-    )
+    with progress_bar("dpo: reference", len(items) + len(heldout)) as bar:
+        references = _each(model, items, tokenizer, config, layout, bar.update)
+        heldout_references = _each(
+            model, heldout_items, tokenizer, config, layout, lambda done: bar.update(len(items) + done)
+        )
     if config.lora is not None:
         add_adapters(model, config.lora, config.seed)
     layout.spread(model)
-    order = Shuffled(len(items), config.seed)
-    steps = math.ceil(config.epochs * len(items) / config.batch)
-    say(f"  dpo: {len(items):,} prompts, {sum(len(item.ranks) for item in items):,} answers, {steps:,} steps")
 
     def numbers(step: int) -> list[int]:
         return [number for _, number in order.take(step * config.batch, config.batch)]
@@ -161,17 +169,15 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     def measure(done: int) -> Mapping[str, float]:
         if done % config.eval_every and done != steps:
             return {}
-        most = config.eval_prompts
-        return {"heldout_accuracy": accuracy(heldout_items[:most], heldout_references[:most], labels[:most])}
-
-    def accuracy(group: Sequence[Choices], before: Sequence[Tensor], truth: Sequence[Sequence[float]]) -> float:
-        after = _each(model, group, tokenizer, config, layout)
-        return pair_accuracy([(a - b).tolist() for a, b in zip(after, before, strict=True)], truth)
+        part = slice(config.eval_prompts)
+        after = _each(model, heldout_items[part], tokenizer, config, layout)
+        found = judged(heldout_items[part], after, heldout_references[part], config.beta)
+        return {f"heldout_{name}": value for name, value in found.items()}
 
     identity = {
         "tokenizer": tokenizer.hash,
         "SFT model": file_digest(inputs["sft"] / "model.safetensors"),
-        "set of comparisons": file_digest(path),
+        "set of comparisons": digest([comparison.model_dump(mode="json") for comparison in data.training]),
     }
     plan = Plan.of("dpo", config, out, steps, identity, model.config)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
@@ -182,25 +188,17 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     moved = [a - b for a, b in zip(after, heldout_references, strict=True)]
+    found = judged(heldout_items, after, heldout_references, config.beta)
     return {
         "prompts": len(items),
         "heldout_prompts": len(heldout),
-        "accuracy_labels": pair_accuracy([change.tolist() for change in moved], labels),
+        "too_long": too_long,
+        "heldout_loss": found["loss"],
+        "accuracy_labels": found["accuracy"],
         "logprob_change_best": _of_rank(moved, heldout_items, best=True),
         "logprob_change_worst": _of_rank(moved, heldout_items, best=False),
         "steps": steps,
     }
-
-
-def read_choices(path: Path, tokenizer: Tokenizer, context: int) -> tuple[list[Comparison], list[Choices]]:
-    """The comparisons of a file that fit into the context, also as ids. UserError when none does."""
-    found = [(item, choices(tokenizer, item, context)) for item in read_comparisons(path)]
-    fitting = [(item, ids) for item, ids in found if ids is not None]
-    if not fitting:
-        raise UserError(f"No comparison of {path} fits into the model's context of {context} tokens.")
-    if len(fitting) < len(found):
-        say(f"  dpo: {len(found) - len(fitting):,} of the comparisons in {path.name} are too long and left out")
-    return [item for item, _ in fitting], [ids for _, ids in fitting]
 
 
 def preference_parts(
@@ -221,7 +219,7 @@ def preference_parts(
         texts = answered(chosen)
         filled = texts + texts[:1] * (most - len(texts))
         logprobs_N = answer_logprobs(model, filled, tokenizer, config.dtype)[: len(texts)]
-        reference_N = torch.cat([references[i] for i in group])
+        reference_N = torch.cat([references[i] for i in group]).to(logprobs_N.device)
         logprobs_BK, reference_BK = (
             torch.zeros(ranks_BK.shape, device=x_N.device).masked_scatter(valid_BK, x_N)
             for x_N in (logprobs_N, reference_N)
@@ -238,9 +236,27 @@ def preference_parts(
         yield Part(loss * (counts * len(group) / len(items)), tokens, metrics)
 
 
+def judged(
+    items: Sequence[Choices], after: Sequence[Tensor], before: Sequence[Tensor], beta: float
+) -> dict[str, float]:
+    """The mean loss of comparisons, log 2 where nothing has moved, and the share of their pairs in the right order."""
+    losses = [
+        dpo_loss(a[None], b[None], torch.tensor([item.ranks]), torch.ones(1, len(item.ranks), dtype=torch.bool), beta)
+        for item, a, b in zip(items, after, before, strict=True)
+    ]
+    rewards = [(a - b).tolist() for a, b in zip(after, before, strict=True)]
+    truth = [[-float(rank) for rank in item.ranks] for item in items]
+    return {"loss": torch.stack(losses).mean().item(), "accuracy": pair_accuracy(rewards, truth)}
+
+
 @torch.no_grad()
 def _each(
-    model: Decoder, items: Sequence[Choices], tokenizer: Tokenizer, config: DpoConfig, layout: Layout
+    model: Decoder,
+    items: Sequence[Choices],
+    tokenizer: Tokenizer,
+    config: DpoConfig,
+    layout: Layout,
+    tell: Callable[[int], None] = lambda done: None,
 ) -> list[Tensor]:
     """The log-probabilities of each comparison's answers, ``[K]`` each; every process measures its share of them."""
     found: list[Tensor] = []
@@ -249,7 +265,8 @@ def _each(
         texts = answered(group)
         own = [texts[min(i, len(texts) - 1)] for i in layout.share(len(texts))]
         logprobs_N = layout.joined(answer_logprobs(model, own, tokenizer, config.dtype), len(texts))
-        found += logprobs_N.split([len(item.ranks) for item in group])
+        found += logprobs_N.cpu().split([len(item.ranks) for item in group])
+        tell(len(found))
     return found
 
 
@@ -294,7 +311,7 @@ def _of_rank(moved: Sequence[Tensor], items: Sequence[Choices], *, best: bool) -
 
 STAGE = Stage(
     name="dpo",
-    version=1,
+    version=2,
     config=DpoConfig,
     inputs=("sft", "compare"),
     run=run,

@@ -1,7 +1,7 @@
 """Log-probabilities, values and rewards of an answer are those it has alone, wherever a batch puts its padding.
 
-Bounds: in float32 1e-5, a few roundings of numbers of size 1 to 10; in bfloat16 what a run may differ by before it
-stops (`invariants.RATIO_BOUND`).
+Bounds: in float32 1e-5, a few roundings of numbers of size 1 to 10; in bfloat16 0.25, twice what was measured on models
+of this size (docs/ppo.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from chatwright.model.heads import ScoredDecoder
 from chatwright.model.masks import positions_from_valid
 from chatwright.model.presets import preset
 from chatwright.tokenizer.bpe import Tokenizer
-from chatwright.training.ppo.invariants import RATIO_BOUND
 from chatwright.training.ppo.rollout import (
     causal_or_padded,
     collate,
@@ -29,7 +28,7 @@ from chatwright.training.ppo.rollout import (
 from chatwright.training.rankings import last_scores, row_scores
 from chatwright.training.runtime import autocast
 
-BOUND = 1e-5
+BOUND, BFLOAT16_BOUND = 1e-5, 0.25
 PAD = 3  # also a token of the texts: padding is where the mask says so
 PROMPTS = [[5, 6, 7, PAD, 9], [10, 11], [12, 13, 14], [15]]
 RESPONSES = [[20, 21], [22, PAD, 24, 25], [26], [27, 28, 29, 30, 31, 32]]
@@ -171,7 +170,9 @@ def test_the_trainers_groups_do_not_change_logprobs(tokenizer: Tokenizer, family
 
 
 @pytest.mark.parametrize("where", PADDED)
-def test_in_bfloat16_padding_changes_less_than_stops_a_run(decoder: Decoder, tokenizer: Tokenizer, where: str) -> None:
+def test_in_bfloat16_padding_changes_no_more_than_its_rounding(
+    decoder: Decoder, tokenizer: Tokenizer, where: str
+) -> None:
     with torch.no_grad(), autocast("bfloat16", torch.device("cpu")):
 
         def logprobs(*batch: torch.Tensor) -> torch.Tensor:
@@ -179,4 +180,4 @@ def test_in_bfloat16_padding_changes_less_than_stops_a_run(decoder: Decoder, tok
 
         batch = PADDED[where](PROMPTS, RESPONSES)
         found = of_responses(logprobs(*batch), batch[2])
-        assert (found - alone(logprobs)).abs().max() < RATIO_BOUND[torch.bfloat16]
+        assert (found - alone(logprobs)).abs().max() < BFLOAT16_BOUND

@@ -31,20 +31,20 @@ from chatwright.training.ppo.config import PpoConfig, RolloutConfig
 from chatwright.training.ppo.policy import PolicyTrainer
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.rewards import Rewards, asks_model, build_rewards, load_reward_for, prompts_of
+from chatwright.training.rewards import Rewards, build_rewards, load_models, prompts_of
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a run starts from. reference: the SFT model. reward_model: None where rules alone judge. text: held out."""
+    """What a run starts from. reference: the SFT model. reward_models: that judge, by instance. text: held out."""
 
     layout: Layout
     tokenizer: Tokenizer
     policy: Decoder
     reference: Decoder
-    reward_model: ScoredDecoder | None
+    reward_models: Mapping[str, ScoredDecoder]
     rewards: Rewards
     pretraining: Windows | None
     prompts: list[Question]
@@ -80,9 +80,7 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         add_adapters(policy, config.lora, config.seed)
     else:
         policy = start or deepcopy(reference)
-    reward_model = None
-    if asks_model(config.rewards):
-        reward_model = load_reward_for(inputs["reward"], inputs["sft"], tokenizer).to(layout.device)
+    reward_models = load_models(config.rewards, inputs, tokenizer, layout.device)
     shard = open_shard(inputs["shards"], "train", tokenizer)
     if config.minibatch % layout.ranks:
         raise UserError(
@@ -94,8 +92,8 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         tokenizer=tokenizer,
         policy=policy,
         reference=reference,
-        reward_model=reward_model,
-        rewards=build_rewards(config.rewards, reward_model, tokenizer, config.dtype, config.micro_batch),
+        reward_models=reward_models,
+        rewards=build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.micro_batch),
         pretraining=open_windows(shard, config.ptx_length, config.seed) if config.ptx_coef else None,
         prompts=read_questions(inputs["conversations"] / "prompts.jsonl"),
         heldout=read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts],
@@ -104,9 +102,9 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
 
 
 def new_critic(config: PpoConfig, given: Given) -> ScoredDecoder:
-    """The critic at the start: the reward model (IGPT C.4), or without one the SFT model and a head of 0 (NDET)."""
-    fresh = given.reward_model is None
-    model = ScoredDecoder(given.reference) if given.reward_model is None else given.reward_model
+    """The critic at the start: the (first) reward model (IGPT C.4), or without one SFT and a head of 0 (NDET)."""
+    fresh = not given.reward_models
+    model = ScoredDecoder(given.reference) if fresh else next(iter(given.reward_models.values()))
     if config.lora is None:
         critic = deepcopy(model).requires_grad_(True)
     else:
@@ -124,8 +122,7 @@ def learn_and_compare(trainer: PolicyTrainer[Any], given: Given, inputs: Inputs,
     """Train, leave the policy in ``out`` as a Hugging Face folder, and say what was gained and lost."""
     config = trainer.config
     models = {"SFT model": inputs["sft"]}
-    if given.reward_model is not None:
-        models["reward model"] = inputs["reward"]
+    models |= {f"reward model ({name})": inputs[name] for name in given.reward_models}
     if "policy" in inputs:
         models["first policy"] = inputs["policy"]
     identity = {name: file_digest(folder / "model.safetensors") for name, folder in models.items()}
