@@ -159,7 +159,7 @@ def test_pairs_of_ones_own_are_learned_from_with_the_sft_model_alone(folders: di
     headline = run(config, {"sft": folders["sft"]}, tmp_path / "out")
     assert (headline["prompts"], headline["heldout_prompts"], headline["too_long"]) == (12, 2, 0)
     assert headline["accuracy_labels"] == 1.0
-    with pytest.raises(UserError, match="fits into 5 tokens; shorten them, or raise max_tokens"):
+    with pytest.raises(UserError, match="fits into 5 tokens; shorten them, or"):
         run(config.model_copy(update={"max_tokens": 5}), {"sft": folders["sft"]}, tmp_path / "short")
 
 

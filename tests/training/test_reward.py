@@ -17,7 +17,7 @@ from chatwright.stage import read_metrics
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import reward
-from chatwright.training.comparisons import read, read_file
+from chatwright.training.comparisons import as_ids, read, read_file
 from chatwright.training.objectives import ranking_loss
 from chatwright.training.order import Shuffled
 from chatwright.training.rankings import last_scores, preferences, ranking, score_each
@@ -132,7 +132,7 @@ def test_pairs_of_ones_own_are_learned_from_without_other_stages(
     assert len((tmp_path / "malformed.jsonl").read_text().splitlines()) == 1
     with pytest.raises(UserError, match=r"pairs\.jsonl, line 41: chosen does not begin with"):
         reward.run(config.model_copy(update={"malformed": "refuse"}), {"sft": sources["sft"]}, tmp_path)
-    with pytest.raises(UserError, match="fits into 5 tokens; shorten them, or raise max_tokens"):
+    with pytest.raises(UserError, match="fits into 5 tokens; shorten them, or"):
         reward.run(config.model_copy(update={"max_tokens": 5}), {"sft": sources["sft"]}, tmp_path)
 
 
@@ -194,6 +194,21 @@ def test_true_scores_of_other_answers_are_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "scores.jsonl", [{"id": "a", "scores": [1.0]}])
     with pytest.raises(UserError, match="has no scores for the answers of comparison 'a'"):
         accuracies(items, [preferences(items[0])], tmp_path / "scores.jsonl")
+
+
+def test_answers_that_are_all_worth_the_same_say_nothing_of_the_model(tmp_path: Path) -> None:
+    """As of prompts of one's own, about which the simulated labeller knows nothing."""
+    items = [comparison("a", "snow")]
+    write_jsonl(tmp_path / "scores.jsonl", [{"id": "a", "scores": [0.0] * 4}])
+    found = accuracies(items, [preferences(items[0])], tmp_path / "scores.jsonl")
+    assert set(found) == {"accuracy_labels", "length_accuracy_labels"}
+
+
+def test_comparisons_of_which_only_ties_fit_are_refused(tmp_path: Path) -> None:
+    tied = comparison("a", "snow").model_copy(update={"tiers": [[0, 1, 2, 3]]})
+    long = comparison("b", "coal")
+    with pytest.raises(UserError, match="in which one answer is ranked above another fits into 9 tokens"):
+        as_ids([tied, long], lambda item: None if item is long else [], tmp_path / "pairs.jsonl", 9)
 
 
 def test_comparisons_that_rank_nothing_are_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class RoundsConfig(BaseModel):
     policy always goes on.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompts: int | None = Field(default=None, gt=0)
     people: Path | None = None

@@ -26,7 +26,7 @@ from chatwright.training.ppo.invariants import check_scores
 from chatwright.training.ppo.objectives import score_or_fixed
 from chatwright.training.ppo.rollout import episode_seed, finished
 from chatwright.training.ppo.stage import read_questions
-from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, load_models, prompts_of
+from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, fitting, load_models, prompts_of
 from chatwright.training.runtime import Precision
 
 BATCHES = 2  # of answers in a part: what a kill costs at most
@@ -147,8 +147,13 @@ def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
     reward_models = load_models(config.rewards, inputs, tokenizer, device)
     rewards = build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.batch_size)
     engine = Engine(model.to(device), tokenizer, config.batch_size)
-    questions = read_questions(inputs["conversations"] / "prompts.jsonl")[: config.prompts]
-    heldout = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts]
+
+    def read_fitting(name: str) -> list[Question]:
+        path = inputs["conversations"] / name
+        return fitting(tokenizer, read_questions(path), config.max_prompt, model.config.context, path)
+
+    questions = read_fitting("prompts.jsonl")[: config.prompts] if config.prompts != 0 else []
+    heldout = read_fitting("prompts_heldout.jsonl")[: config.eval_prompts]
     judged = draw(config, engine, rewards, heldout, out / PARTS / "held out")
     curve = [point(judged, n) for n in sizes(config.n)]
     write_json(out / "curve.json", {"prompts": len(heldout), "curve": curve})

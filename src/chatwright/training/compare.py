@@ -235,7 +235,7 @@ def read_prompts(path: Path, config: CompareConfig) -> list[Question]:
     """The prompts of a file that are compared. UserError when it has none."""
     questions = read_jsonl(path, Question)
     if not questions:
-        raise UserError(f"{path} has no prompts.")
+        raise UserError(f"{path} has no prompts; name a file with more of them as [conversations] prompts.")
     first = config.offset % len(questions)
     return (questions[first:] + questions[:first])[: config.prompts]
 

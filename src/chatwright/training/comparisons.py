@@ -88,10 +88,15 @@ def drawn(records: Sequence[RecordT], count: int | None, *key: object) -> list[R
 def as_ids(
     comparisons: Sequence[Comparison], ids_of: Callable[[Comparison], IdsT | None], name: Path, most: int
 ) -> tuple[list[Comparison], list[IdsT]]:
-    """The comparisons that fit into ``most`` tokens (``ids_of`` knows) and their ids. UserError when none does."""
+    """The comparisons that fit into ``most`` tokens (``ids_of`` knows) and their ids. UserError when none that says
+    which answer is better does.
+    """
     found = [(item, ids) for item in comparisons if (ids := ids_of(item)) is not None]
-    if not found:
-        raise UserError(f"No comparison of {name} fits into {most} tokens; shorten them, or raise max_tokens.")
+    if not any(len(item.tiers) > 1 for item, _ in found):
+        raise UserError(
+            f"No comparison of {name} in which one answer is ranked above another fits into {most} tokens; shorten "
+            "them, or raise max_tokens."
+        )
     return [item for item, _ in found], [ids for _, ids in found]
 
 

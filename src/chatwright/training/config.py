@@ -30,7 +30,7 @@ def lay_under(config: StageConfig, preset: Mapping[str, Any]) -> None:
 class CheckpointConfig(BaseModel):
     """every: steps between checkpoints. keep: how many of the last are kept, beside the best by what is measured."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     every: int = Field(default=100, gt=0)
     keep: int = Field(default=2, gt=0)

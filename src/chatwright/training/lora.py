@@ -30,7 +30,7 @@ class LoraConfig(BaseModel):
     attention's and the MLP's. Such a model wants about ten times the learning rate of a whole one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(default=16, gt=0)  # ours; the paper goes from 1 to 64
     alpha: float = Field(default=32.0, gt=0)  # ours: twice the rank

@@ -204,7 +204,7 @@ def accuracies(
 ) -> dict[str, float]:
     """Held-out pair accuracies.
 
-    ``accuracy_labels``: the model against the labels as given. Where ``gold_file`` holds what the answers are worth
+    ``accuracy_labels``: the model against the labels as given. Where ``gold_file`` tells what the answers are worth
     without noise, against that order: ``accuracy`` of the model, ``labeler_agreement`` of the labels themselves and
     ``length_accuracy`` of the rule that the longer answer is better.
     """
@@ -220,6 +220,8 @@ def accuracies(
     if missing:
         raise UserError(f"{gold_file} has no scores for the answers of comparison {missing[0]!r}; run compare again.")
     gold = [by_id[comparison.id] for comparison in comparisons]
+    if all(len(set(worth)) == 1 for worth in gold):  # as of prompts about which the labeller knows nothing
+        return found
     return {
         "accuracy": pair_accuracy(scores, gold),
         "labeler_agreement": pair_accuracy(labels, gold),

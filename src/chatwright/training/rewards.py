@@ -25,7 +25,7 @@ from chatwright.errors import UserError
 from chatwright.model.folder import load_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Message, Question
-from chatwright.stage import Inputs
+from chatwright.stage import Inputs, say
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training.config import StartConfig
@@ -61,20 +61,21 @@ class RewardTerm(BaseModel):
     variants with other seeds; combine, penalty: what their scores come to (see `combined`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rule: str = MODEL
     file: Path | None = None
-    weight: float = Field(default=1.0, allow_inf_nan=False)
+    weight: float = 1.0
     name: str = ""
     models: tuple[str, ...] = Field(default=(REWARD,), min_length=1)
     combine: Combine = "mean"
-    penalty: float = Field(default=0.1, ge=0, allow_inf_nan=False)  # ours
+    penalty: float = Field(default=0.1, ge=0)  # ours
 
     @model_validator(mode="after")
     def _names_a_function(self) -> RewardTerm:
-        _, colon, function = self.rule.rpartition(":")
-        named = function.isidentifier() and bool(colon) == (self.file is None)
+        module, colon, function = self.rule.rpartition(":")
+        importable = all(part.isidentifier() for part in module.split(".")) and self.file is None
+        named = function.isidentifier() and (importable if colon else self.file is not None)
         if not named and self.rule != MODEL:
             raise ValueError(f'a rule is "model", "module:function", or a function of a file, not {self.rule!r}')
         if self.rule == MODEL and self.file is not None:
@@ -120,13 +121,15 @@ def models_of(terms: Sequence[RewardTerm]) -> tuple[str, ...]:
 
 
 class RewardsConfig(StartConfig):
-    """A stage that judges answers. rewards: what they are worth, summed; the reward model by default.
+    """A stage that samples answers and judges them. rewards: what they are worth, summed; the reward model by default.
 
-    missing_eos_score: of an answer that ran into its limit, in place of the rewards.
+    missing_eos_score: of an answer that ran into its limit, in place of the rewards. max_prompt: tokens of a prompt; a
+    longer one loses its first exchanges, and where its last question alone is longer it is left out (see `fitting`).
     """
 
+    max_prompt: int = Field(default=1024, gt=0)  # IGPT C: "prompts and responses up to 1k tokens each"
     rewards: RewardTerms = (RewardTerm(),)
-    missing_eos_score: float = Field(default=-1.0, allow_inf_nan=False)  # NDET; ZIEG for a missing full stop
+    missing_eos_score: float = -1.0  # NDET; ZIEG for a missing full stop
 
     @model_validator(mode="after")
     def _rewards_differ(self) -> RewardsConfig:
@@ -276,6 +279,32 @@ def load_models(
             )
         models[name] = model.to(device)
     return models
+
+
+def fitting(tokenizer: Tokenizer, questions: Sequence[Question], most: int, context: int, name: Path) -> list[Question]:
+    """The questions that take at most ``most`` tokens and leave room in the context, some without first exchanges.
+
+    How many are too long even so, and left out, is said. UserError when all are.
+    """
+    room = min(most, context - 1)
+    shortened = [_shortened(tokenizer, question, room) for question in questions]
+    found = [question for question in shortened if question is not None]
+    if not found:
+        raise UserError(f"No prompt of {name} fits into {room} tokens; shorten them, or raise max_prompt.")
+    if len(found) < len(questions):
+        say(f"  {len(questions) - len(found):,} prompts of {name} are longer than {room:,} tokens and left out")
+    return found
+
+
+def _shortened(tokenizer: Tokenizer, question: Question, most: int) -> Question | None:
+    """The question as it is, or with its system message and its last turns, or None where the last one is too long."""
+    system = [message for message in question.messages if message.role == "system"]
+    turns = question.messages[len(system) :]
+    for first in range(0, len(turns), 2):
+        messages = [*system, *turns[first:]]
+        if len(render(tokenizer, messages, generation_prompt=True)) <= most:
+            return question if first == 0 else question.model_copy(update={"messages": messages})
+    return None
 
 
 def prompts_of(tokenizer: Tokenizer, questions: Sequence[Question]) -> list[Prompt]:

@@ -14,7 +14,7 @@ from chatwright.training.rewards import RewardsConfig
 class AdaptiveKl(BaseModel):
     """Drive the KL coefficient so that the KL of an answer comes to ``target`` (ZIEG 2.2 and its code)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     target: float = Field(default=6.0, gt=0)  # nats an answer, ZIEG
     horizon: int = Field(default=10_000, gt=0)  # episodes, ZIEG
@@ -39,7 +39,7 @@ class RolloutConfig(RewardsConfig, TuningConfig):
 
     ptx_coef: float = Field(default=27.8, ge=0)  # gamma of the pretraining mix, IGPT C.4; 0 is plain PPO
     ptx_examples: float = Field(default=8.0, gt=0)  # pretraining windows an episode, IGPT C.4
-    ptx_length: int = Field(default=1024, gt=1)  # tokens of a window. Ours: IGPT's examples fill its context
+    ptx_length: int = Field(default=1024, gt=1)  # tokens of a window, at most the context. Ours: IGPT's fill it
 
     # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; betas from IGPT C.
     # optim.clip holds for policy and critic together: they have one loss and one gradient.

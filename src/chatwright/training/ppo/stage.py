@@ -31,7 +31,7 @@ from chatwright.training.ppo.config import PpoConfig, RolloutConfig
 from chatwright.training.ppo.policy import PolicyTrainer
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.rewards import Rewards, build_rewards, load_models, prompts_of
+from chatwright.training.rewards import Rewards, build_rewards, fitting, load_models, prompts_of
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
@@ -82,6 +82,12 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         policy = start or deepcopy(reference)
     reward_models = load_models(config.rewards, inputs, tokenizer, layout.device)
     shard = open_shard(inputs["shards"], "train", tokenizer)
+    length = min(config.ptx_length, reference.config.context)
+
+    def read_fitting(name: str) -> list[Question]:
+        path = inputs["conversations"] / name
+        return fitting(tokenizer, read_questions(path), config.max_prompt, reference.config.context, path)
+
     if config.minibatch % layout.ranks:
         raise UserError(
             f"{name}.minibatch ({config.minibatch}) cannot be divided among {layout.ranks} processes; "
@@ -94,9 +100,9 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         reference=reference,
         reward_models=reward_models,
         rewards=build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.micro_batch),
-        pretraining=open_windows(shard, config.ptx_length, config.seed) if config.ptx_coef else None,
-        prompts=read_questions(inputs["conversations"] / "prompts.jsonl"),
-        heldout=read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts],
+        pretraining=open_windows(shard, length, config.seed) if config.ptx_coef else None,
+        prompts=read_fitting("prompts.jsonl"),
+        heldout=read_fitting("prompts_heldout.jsonl")[: config.eval_prompts],
         text=open_shard(inputs["shards"], "heldout", tokenizer).tokens,
     )
 
@@ -181,7 +187,7 @@ def compare(
         for model in (reference, policy)
     )
     world.once(lambda: write_json(out / "samples.json", before_after.samples(questions, before, after, config.samples)))
-    spread = before.gold_N.std().item()
+    spread = before.gold_N.std().item() if len(questions) > 1 else 0.0
     gain = (after.gold_N.mean() - before.gold_N.mean()).item() / spread if spread else 0.0
     return {
         "prompts": len(questions),
@@ -201,7 +207,7 @@ def read_questions(path: Path) -> list[Question]:
     """The prompts in a file. UserError when there are none."""
     questions = read_jsonl(path, Question)
     if not questions:
-        raise UserError(f"{path} has no prompts.")
+        raise UserError(f"{path} has no prompts; name a file with more of them as [conversations] prompts.")
     return questions
 
 
