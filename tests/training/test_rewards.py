@@ -17,9 +17,8 @@ from chatwright.flywheel.rounds import unfold
 from chatwright.model.decoder import Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.presets import preset
-from chatwright.records import Gold, Message, Question
+from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
-from chatwright.tokenizer.chat import render
 from chatwright.training.rewards import (
     Prompt,
     Rewards,
@@ -28,7 +27,6 @@ from chatwright.training.rewards import (
     check_titles,
     combined,
     find_rule,
-    fitting,
     rule_reward,
 )
 
@@ -45,21 +43,6 @@ def test_a_rule_reads_messages_and_texts(tokenizer: Tokenizer) -> None:
     answers = [[*tokenizer.encode("It is white."), tokenizer.end_of_turn], tokenizer.encode("white")]
     scores_B = reward([Prompt([1], ASKED)] * 2, answers)
     assert scores_B.tolist() == pytest.approx([0.26 - 12, 0.26 - 5])
-
-
-def test_prompts_that_are_too_long_lose_first_exchanges_or_are_left_out(tokenizer: Tokenizer) -> None:
-    said = Message(role="assistant", content="It is white.")
-    system = Message(role="system", content="Be brief.")
-    gold = Gold(kind="open")
-    short = Question(id="short", messages=ASKED, gold=gold, check="")
-    long = Question(id="long", messages=[system, *ASKED, said, *ASKED], gold=gold, check="")
-    never = Question(id="never", messages=[Message(role="user", content="What? " * 90)], gold=gold, check="")
-    most = len(render(tokenizer, [system, *ASKED], generation_prompt=True))
-    found = fitting(tokenizer, [short, long, never], most, 1000, Path("prompts.jsonl"))
-    assert found == [short, long.model_copy(update={"messages": [system, *ASKED]})]
-    assert fitting(tokenizer, [long], 1000, 1000, Path("prompts.jsonl")) == [long]
-    with pytest.raises(UserError, match=r"No prompt of prompts\.jsonl fits into 9 tokens; shorten them, or raise"):
-        fitting(tokenizer, [short, long], 1000, 10, Path("prompts.jsonl"))
 
 
 def test_rewards_are_weighed_summed_and_kept_apart() -> None:

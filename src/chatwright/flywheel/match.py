@@ -22,7 +22,7 @@ from chatwright.storage import write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training.ppo import before_after, objectives
 from chatwright.training.ppo.rollout import collate, episode_seed, in_groups, response_logprobs
-from chatwright.training.ppo.stage import read_questions
+from chatwright.training.questions import read_questions
 from chatwright.training.runtime import prepare
 
 ROWS = 32  # answers side by side in one forward pass
@@ -59,15 +59,13 @@ class Played:
 def run(config: MatchConfig, inputs: Inputs, out: Path) -> Headline:
     """Compare ``policy`` with ``previous`` and with ``sft``; every answer is written to answers.jsonl."""
     device = prepare()
-    questions = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.prompts]
     models: dict[Path, tuple[Decoder, Tokenizer]] = {}
-    played: dict[Path, Played] = {}
-    for part in PLAYERS:
-        folder = inputs[part]
-        if folder not in models:  # in the first round, the round before is SFT
-            model, tokenizer = load_model(folder)
-            models[folder] = model.to(device).eval(), tokenizer
-            played[folder] = play(*models[folder], questions, config)
+    for folder in {inputs[part] for part in PLAYERS}:  # in the first round, the round before is SFT
+        model, tokenizer = load_model(folder)
+        models[folder] = model.to(device).eval(), tokenizer
+    path = inputs["conversations"] / "prompts_heldout.jsonl"
+    questions = read_questions(path, tokenizer, model.config.context)[: config.prompts]
+    played = {folder: play(*models[folder], questions, config) for folder in models}
     policy, previous, sft = (played[inputs[part]] for part in PLAYERS)
     write_jsonl(
         out / ANSWERS,

@@ -25,8 +25,8 @@ from chatwright.training.ppo.before_after import gold_scores
 from chatwright.training.ppo.invariants import check_scores
 from chatwright.training.ppo.objectives import score_or_fixed
 from chatwright.training.ppo.rollout import episode_seed, finished
-from chatwright.training.ppo.stage import read_questions
-from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, fitting, load_models, prompts_of
+from chatwright.training.questions import read_questions
+from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, load_models, prompts_of
 from chatwright.training.runtime import Precision
 
 BATCHES = 2  # of answers in a part: what a kill costs at most
@@ -148,12 +148,11 @@ def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
     rewards = build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.batch_size)
     engine = Engine(model.to(device), tokenizer, config.batch_size)
 
-    def read_fitting(name: str) -> list[Question]:
-        path = inputs["conversations"] / name
-        return fitting(tokenizer, read_questions(path), config.max_prompt, model.config.context, path)
+    def prompts(name: str) -> list[Question]:
+        return read_questions(inputs["conversations"] / name, tokenizer, model.config.context, config.max_prompt)
 
-    questions = read_fitting("prompts.jsonl")[: config.prompts] if config.prompts != 0 else []
-    heldout = read_fitting("prompts_heldout.jsonl")[: config.eval_prompts]
+    questions = prompts("prompts.jsonl")[: config.prompts] if config.prompts != 0 else []
+    heldout = prompts("prompts_heldout.jsonl")[: config.eval_prompts]
     judged = draw(config, engine, rewards, heldout, out / PARTS / "held out")
     curve = [point(judged, n) for n in sizes(config.n)]
     write_json(out / "curve.json", {"prompts": len(heldout), "curve": curve})

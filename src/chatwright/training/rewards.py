@@ -25,7 +25,7 @@ from chatwright.errors import UserError
 from chatwright.model.folder import load_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Message, Question
-from chatwright.stage import Inputs, say
+from chatwright.stage import Inputs
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training.config import StartConfig
@@ -124,7 +124,7 @@ class RewardsConfig(StartConfig):
     """A stage that samples answers and judges them. rewards: what they are worth, summed; the reward model by default.
 
     missing_eos_score: of an answer that ran into its limit, in place of the rewards. max_prompt: tokens of a prompt; a
-    longer one loses its first exchanges, and where its last question alone is longer it is left out (see `fitting`).
+    longer one loses its first exchanges, and where its last question alone is longer it is left out.
     """
 
     max_prompt: int = Field(default=1024, gt=0)  # IGPT C: "prompts and responses up to 1k tokens each"
@@ -279,32 +279,6 @@ def load_models(
             )
         models[name] = model.to(device)
     return models
-
-
-def fitting(tokenizer: Tokenizer, questions: Sequence[Question], most: int, context: int, name: Path) -> list[Question]:
-    """The questions that take at most ``most`` tokens and leave room in the context, some without first exchanges.
-
-    How many are too long even so, and left out, is said. UserError when all are.
-    """
-    room = min(most, context - 1)
-    shortened = [_shortened(tokenizer, question, room) for question in questions]
-    found = [question for question in shortened if question is not None]
-    if not found:
-        raise UserError(f"No prompt of {name} fits into {room} tokens; shorten them, or raise max_prompt.")
-    if len(found) < len(questions):
-        say(f"  {len(questions) - len(found):,} prompts of {name} are longer than {room:,} tokens and left out")
-    return found
-
-
-def _shortened(tokenizer: Tokenizer, question: Question, most: int) -> Question | None:
-    """The question as it is, or with its system message and its last turns, or None where the last one is too long."""
-    system = [message for message in question.messages if message.role == "system"]
-    turns = question.messages[len(system) :]
-    for first in range(0, len(turns), 2):
-        messages = [*system, *turns[first:]]
-        if len(render(tokenizer, messages, generation_prompt=True)) <= most:
-            return question if first == 0 else question.model_copy(update={"messages": messages})
-    return None
 
 
 def prompts_of(tokenizer: Tokenizer, questions: Sequence[Question]) -> list[Prompt]:

@@ -16,7 +16,7 @@ from chatwright.model.folder import load_model, save_model
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Question
 from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import file_digest, read_jsonl, write_json
+from chatwright.storage import file_digest, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.batches import Windows
@@ -31,7 +31,8 @@ from chatwright.training.ppo.config import PpoConfig, RolloutConfig
 from chatwright.training.ppo.policy import PolicyTrainer
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.rewards import Rewards, build_rewards, fitting, load_models, prompts_of
+from chatwright.training.questions import read_questions
+from chatwright.training.rewards import Rewards, build_rewards, load_models, prompts_of
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
@@ -84,9 +85,8 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
     shard = open_shard(inputs["shards"], "train", tokenizer)
     length = min(config.ptx_length, reference.config.context)
 
-    def read_fitting(name: str) -> list[Question]:
-        path = inputs["conversations"] / name
-        return fitting(tokenizer, read_questions(path), config.max_prompt, reference.config.context, path)
+    def prompts(name: str) -> list[Question]:
+        return read_questions(inputs["conversations"] / name, tokenizer, reference.config.context, config.max_prompt)
 
     if config.minibatch % layout.ranks:
         raise UserError(
@@ -101,8 +101,8 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         reward_models=reward_models,
         rewards=build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.micro_batch),
         pretraining=open_windows(shard, length, config.seed) if config.ptx_coef else None,
-        prompts=read_fitting("prompts.jsonl"),
-        heldout=read_fitting("prompts_heldout.jsonl")[: config.eval_prompts],
+        prompts=prompts("prompts.jsonl"),
+        heldout=prompts("prompts_heldout.jsonl")[: config.eval_prompts],
         text=open_shard(inputs["shards"], "heldout", tokenizer).tokens,
     )
 
@@ -201,14 +201,6 @@ def compare(
         "bits_per_byte_after": bits_after,
         "ptx_tax": bits_after / bits_before,
     }
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The prompts in a file. UserError when there are none."""
-    questions = read_jsonl(path, Question)
-    if not questions:
-        raise UserError(f"{path} has no prompts; name a file with more of them as [conversations] prompts.")
-    return questions
 
 
 STAGE = Stage(
