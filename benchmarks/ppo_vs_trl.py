@@ -90,7 +90,7 @@ def our_ppo(model, layout, precision) -> Turn:  # type: ignore[no-untyped-def]
         policy=model,
         reference=deepcopy(model),
         critic=deepcopy(reward_model),
-        rewards=build_rewards((RewardTerm(),), reward_model, tokenizer, config.dtype, config.micro_batch),
+        rewards=build_rewards((RewardTerm(),), {"reward": reward_model}, tokenizer, config.dtype, config.micro_batch),
         pretraining=None,
         tokenizer=tokenizer,
         layout=layout,

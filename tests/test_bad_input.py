@@ -94,6 +94,32 @@ def test_a_conversation_with_a_wrong_role_is_refused_with_its_line(tiny: Path, t
     assert not (tmp_path / "out" / "conversations" / "demonstrations.jsonl").exists()
 
 
+def test_a_reward_that_is_no_number_is_named_and_nothing_is_kept(tiny_run: TinyRun, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
+    rules = tmp_path / "rules.py"
+    rules.write_text("def odd(prompts, answers):\n    return [float('nan') for _ in answers]\n")
+    rewards = f'best_of_n.rewards=[{{rule="odd", file="{rules}"}}]'
+    result = chatwright("best_of_n", tiny_run.recipe, "--out", out, "--set", rewards)
+    assert_one_sentence(result, "The reward 'odd' gave nan for the answer", "give it a number")
+    assert_nothing_half_written(out)
+    assert not [path for path in (out / "best_of_n").rglob("*") if path.is_file() and path.name != "in_progress.json"]
+
+
+def test_a_ranking_with_an_empty_tier_or_a_repeated_answer_is_named_with_its_line(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
+    asked = [{"role": "user", "content": "Which colour?"}]
+    record = {"id": "a", "prompt": asked, "answers": ["red", "blue"], "tiers": [[0], [1]], "labeler": "ann"}
+    wrong = [{**record, "tiers": [[], [0, 1]]}, {**record, "tiers": [[0], [2]]}, {**record, "answers": ["red", "red"]}]
+    for line, said in zip(wrong, ("tiers.0", "tiers must name every answer exactly once", "same text"), strict=True):
+        write_lines(tmp_path / "ranked.jsonl", [record, line])
+        data = f'reward.data="{tmp_path / "ranked.jsonl"}"'
+        result = chatwright("reward", tiny_run.recipe, "--out", out, "--set", data)
+        assert_one_sentence(result, "ranked.jsonl, line 2", said)
+        assert not (out / "reward" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("command", ["chat", "serve", "demo", "lineage"])
 def test_a_path_that_is_not_there_is_named(tmp_path: Path, command: str) -> None:
     assert_one_sentence(chatwright(command, tmp_path / "gone"), "gone")

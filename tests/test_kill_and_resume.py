@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -86,6 +87,36 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny_run: TinyR
     left = [path for path in out.rglob("*") if path.name == "in_progress.json" or path.name.endswith(".partial")]
     assert left == []
     assert not list(out.glob("*/checkpoint"))
+
+
+@pytest.mark.slow
+def test_best_of_n_killed_between_its_parts_draws_only_the_rest_and_ends_with_the_same_bytes(
+    tiny_run: TinyRun, tmp_path: Path
+) -> None:
+    words = ("best_of_n.n=8", "best_of_n.batch_size=4", "best_of_n.max_tokens=32", "best_of_n.eval_prompts=6")
+    asked = ("best_of_n", tiny_run.recipe, *(word for setting in words for word in ("--set", setting)), "--out")
+    straight, out = (Path(shutil.copytree(tiny_run.out, tmp_path / name)) for name in ("straight", "killed"))
+    result = chatwright(*asked, straight)
+    assert result.status == 0, result.errors
+    parts = out / "best_of_n" / "parts" / "training"
+    process = subprocess.Popen(command(*asked, out), stderr=subprocess.DEVNULL, env=quiet())
+    while len(list(parts.glob("*.jsonl"))) < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("*.jsonl")}
+    assert len(done) < 60
+    watched = subprocess.Popen(command(*asked, out), stderr=subprocess.DEVNULL, env=quiet())
+    while watched.poll() is None:
+        if len(list(parts.glob("*.jsonl"))) > len(done):
+            break
+        time.sleep(0.001)
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "what was drawn is not drawn again"
+    assert watched.wait(300) == 0
+    for name in ("curve.json", "demonstrations.jsonl"):
+        assert (out / "best_of_n" / name).read_bytes() == (straight / "best_of_n" / name).read_bytes()
+    assert not parts.exists()
 
 
 @pytest.mark.slow

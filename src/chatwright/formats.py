@@ -212,7 +212,9 @@ def _question(value: dict[str, Any], name: str, source: str) -> Question:
 def _comparison(value: dict[str, Any], name: str, source: str) -> Comparison:
     """An object of any form. ValueError says what is wrong with it."""
     if "tiers" in value:
-        return Comparison.model_validate(value)
+        own = Comparison.model_validate(value)
+        _check_distinct(own.answers)
+        return own
     if "chosen" in value and "rejected" in value:
         (prompt, best), (other, worst) = (_answered(value, key) for key in ("chosen", "rejected"))
         if [(m.role, m.text) for m in prompt] != [(m.role, m.text) for m in other]:
@@ -225,8 +227,7 @@ def _comparison(value: dict[str, Any], name: str, source: str) -> Comparison:
         raise ValueError(
             f"its keys {_keys(value)} are of no known form: chosen and rejected, tiers, or a list of outputs"
         )
-    if len(set(answers)) < len(answers):
-        raise ValueError("two of its answers are the same text")
+    _check_distinct(answers)
     return Comparison.model_validate(
         {
             "id": str(value.get("id") or name),
@@ -237,6 +238,11 @@ def _comparison(value: dict[str, Any], name: str, source: str) -> Comparison:
             "source": str(value.get("source") or source),
         }
     )
+
+
+def _check_distinct(answers: Sequence[str]) -> None:
+    if len(set(answers)) < len(answers):
+        raise ValueError("two of its answers are the same text")
 
 
 def _answered(value: dict[str, Any], key: str) -> tuple[list[Message], str]:

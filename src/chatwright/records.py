@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -101,7 +101,7 @@ class Comparison(Record):
     id: str = Field(min_length=1)
     prompt: list[Message] = Field(min_length=1)
     answers: list[str] = Field(min_length=2)
-    tiers: list[list[int]] = Field(min_length=1)
+    tiers: list[Annotated[list[int], Field(min_length=1)]] = Field(min_length=1)
     labeler: str
     source: str = ""
 

@@ -34,12 +34,13 @@ Headline = dict[str, Any]
 
 
 class StageConfig(BaseModel):
-    """Base of every stage's config: immutable, unknown keys refused, written whole into the manifest.
+    """Base of every stage's config: immutable, unknown keys and numbers that are not finite refused, written whole into
+    the manifest.
 
     ``not_in_key`` names the fields that say how a stage is run and not what it makes; they do not change its key.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     not_in_key: ClassVar[frozenset[str]] = frozenset()
 
     seed: int = 1

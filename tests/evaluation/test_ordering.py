@@ -54,6 +54,22 @@ def test_an_interval_without_spread_is_wilsons() -> None:
     assert 0 <= low < 2 / 3 < high <= 1
 
 
+def test_a_mean_that_is_no_share_has_no_interval_where_nothing_is_known_of_it() -> None:
+    """Wilson's is of shares: a shift of 0.3 on one prompt is not 30% of anything."""
+    assert ordering.shift([0.0], [0.6], ["a"], spread=2.0)["interval"] is None
+    assert ordering.accuracy(made([1.0, 2.0]))["above_length_rule"]["interval"] is None
+    low, high = ordering.shift([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], ["a", "b", "c"], spread=2.0)["interval"]
+    assert low < 1.0 < high
+
+
+def test_the_interval_does_not_depend_on_how_many_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    values, groups = draw.random(500).tolist(), [str(i % 90) for i in range(500)]
+    whole = mean_interval(values, groups)
+    monkeypatch.setattr(ordering, "ROOM", 1000)
+    assert mean_interval(values, groups) == whole
+
+
 def test_accuracy_is_told_by_source_and_by_length() -> None:
     found = [Pair("a", "x", 1.0, 30), Pair("b", "x", -1.0, -30), Pair("c", "y", 2.0, 5), Pair("d", "y", 0.0, 999)]
     whole = accuracy(found)

@@ -151,6 +151,8 @@ BROUGHT = {
         "conversations.demonstrations",
         "conversations.prompts",
     ),
+    "hh_dpo": ("start.sft", "dpo.data"),
+    "grpo_sums": ("start.tokenizer", "start.sft"),
 }
 
 

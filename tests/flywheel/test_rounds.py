@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import pytest
 
 from chatwright.errors import UserError
 from chatwright.flow import graph, planner
+from chatwright.flow.folder import finished, lacking
 from chatwright.flow.lineage import back
 from chatwright.flow.manifest import Manifest, read_manifest
 from chatwright.flow.recipe import Recipe, read_recipe
+from chatwright.flow.run import run_recipe
+from chatwright.flywheel import best
+from chatwright.flywheel.best import BestConfig
+from chatwright.flywheel.match import ANSWERS, Met
 from chatwright.flywheel.people import OFFERED, Offer
 from chatwright.flywheel.rounds import Ran, run_rounds, table, unfold
-from chatwright.records import Comparison
+from chatwright.records import Comparison, Message
 from chatwright.stage import read_metrics
 from chatwright.storage import read_jsonl, write_jsonl
 from chatwright.training.ppo.trainer import Trainer
@@ -147,6 +153,84 @@ def test_ppo_may_start_from_the_policy_of_the_round_before(tiny_run: TinyRun, tw
     assert set(made(out, "ppo@round2").inputs) == {"sft", "ppo@round1", "reward@round2", "conversations", "shards"}
     assert read_metrics(two.out / "ppo@round2")[0]["kl"] == pytest.approx(0.0, abs=1e-4), "it starts from SFT"
     assert abs(read_metrics(out / "ppo@round2")[0]["kl"]) > 1e-3, "it starts from round 1, and the KL is from SFT"
+
+
+def lines_of_a_match(folder: Path, policy: Sequence[float], previous: Sequence[float]) -> None:
+    asked = [Message(role="user", content="Which?")]
+    met = [
+        Met(id=str(i), prompt=asked, answers={}, gold={"policy": ours, "previous": theirs, "sft": 0.0})
+        for i, (ours, theirs) in enumerate(zip(policy, previous, strict=True))
+    ]
+    write_jsonl(folder / ANSWERS, met)
+
+
+@pytest.mark.parametrize(
+    ("policy", "gate", "kept"),
+    [
+        ([1.0, 1.0, 0.0], 0.5, "ppo"),
+        ([1.0, 0.5, 0.0], 0.5, "ppo"),  # a win, a tie, a loss
+        ([0.5, 0.5, 0.0], 0.5, "sft"),
+        ([1.0, 1.0, 0.0], 0.7, "sft"),
+        ([0.0, 0.0, 0.0], 0.0, "ppo"),
+    ],
+)
+def test_the_winner_of_the_match_goes_on(
+    tiny_run: TinyRun, tmp_path: Path, policy: list[float], gate: float, kept: str
+) -> None:
+    lines_of_a_match(tmp_path / "match", policy, [0.5, 0.5, 0.5])
+    inputs = {"policy": tiny_run.out / "ppo", "previous": tiny_run.out / "sft", "match": tmp_path / "match"}
+    headline = best.STAGE.run(BestConfig(gate=gate), inputs, tmp_path / "best")
+    assert headline["promoted"] == (kept == "ppo")
+    left, expected = (folder / "model.safetensors" for folder in (tmp_path / "best", tiny_run.out / kept))
+    assert left.read_bytes() == expected.read_bytes()
+
+
+def test_with_a_gate_a_round_goes_on_from_the_best_policy_so_far(tiny_run: TinyRun) -> None:
+    recipe = read_recipe(tiny_run.recipe, (*OVERRIDES, "rounds.gate=0.5", 'rounds.start="previous"'))
+    unfolded = unfold(recipe, 2)
+    parts = graph.parts(unfolded.recipe)
+    assert parts["best@round1"] == {"policy": "ppo@round1", "previous": "sft", "match": "match@round1"}
+    assert parts["compare@round2"]["sft"] == parts["ppo@round2"]["policy"] == "best@round1"
+    assert parts["match@round2"]["previous"] == "best@round1"
+    assert parts["ppo@round2"]["sft"] == parts["match@round2"]["sft"] == "sft", "the KL is from SFT all the same"
+    assert unfolded.targets == ("best@round1", "best@round2")
+
+
+def test_a_gate_takes_up_the_rounds_that_were_made_without_one(
+    tiny_run: TinyRun, two: TwoRounds, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(two.out, tmp_path / "out"))
+    ran = run_rounds(read_recipe(tiny_run.recipe, (*OVERRIDES, "rounds.gate=1.0")), out, 1)
+    assert [o.name for o in ran.outcomes if o.state == "made"] == ["best@round1"]
+    (row,) = ran.rows
+    assert row["promoted"] == (row["win_rate_previous"] == 1.0)
+    shown = table(ran.rows)
+    assert shown.columns[-1].header == "goes on"
+    assert len(list(shown.columns[-1].cells)) == 1
+    assert "promoted" not in run_rounds(two.recipe, out, 1).rows[0]
+
+
+def test_unfinished_rounds_do_not_make_the_run_unfinished(tiny_run: TinyRun, two: TwoRounds, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(two.out, tmp_path / "out"))
+    (out / "ppo@round2" / "manifest.json").unlink()
+    assert lacking(out) == []
+    assert finished(out)["ppo@round2"] is None
+    result = chatwright("demo", out)
+    assert "Not done yet" not in result.errors
+    assert "What colour is the sky?" in result.output
+    (out / "ppo" / "manifest.json").unlink()
+    assert lacking(out) == ["ppo"]
+    again = chatwright("demo", out)
+    assert (again.status, "Not done yet" in again.errors, "round2" in again.errors) == (2, True, False)
+
+
+def test_a_later_run_still_lists_the_rounds(two: TwoRounds, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(two.out, tmp_path / "out"))
+    run_recipe(two.recipe, out, until="sft")
+    assert {f"{stage}@round2" for stage in ROUND} <= finished(out).keys()
+    shutil.rmtree(out / "match@round2")
+    run_recipe(two.recipe, out, until="sft")
+    assert "match@round2" not in finished(out)
 
 
 def rank_all(offered: Path, rankings: Path) -> list[Offer]:

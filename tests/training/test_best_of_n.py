@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from chatwright.inference.engine import Engine
 from chatwright.model.decoder import Decoder, init_weights
-from chatwright.model.folder import save_model
+from chatwright.model.folder import load_model, save_model
 from chatwright.model.presets import preset
 from chatwright.records import Conversation, Gold, Message, Question
 from chatwright.storage import read_json, read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
-from chatwright.training.best_of_n import STAGE, BestOfNConfig, best_of, best_of_n_kl
+from chatwright.training import best_of_n
+from chatwright.training.best_of_n import STAGE, BestOfNConfig, best_of, best_of_n_kl, draw
+from chatwright.training.guards import RunStopped
+from chatwright.training.rewards import Rewards
 
 
 def test_the_kl_is_that_of_a_policy_whose_answers_all_differ() -> None:
@@ -91,6 +97,66 @@ def test_the_stage_keeps_the_best_answers_as_demonstrations(folders: dict[str, P
     for conversation in kept:
         assert conversation.meta["score"] == len(conversation.messages[-1].text)
     assert (outs[0] / "demonstrations.jsonl").read_bytes() == (outs[1] / "demonstrations.jsonl").read_bytes()
+
+
+def test_a_killed_run_goes_on_with_the_prompts_that_it_had_not_drawn(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = tmp_path / "rules.py"
+    rule.write_text("def longer(prompts, answers):\n    return [len(answer) for answer in answers]\n")
+    rewards = ({"rule": "longer", "file": rule},)
+    config = BestOfNConfig(n=4, rewards=rewards, max_tokens=24, dtype="float32", batch_size=4, missing_eos_score=0.0)
+    outs = [tmp_path / "straight", tmp_path / "killed"]
+    for out in outs:
+        out.mkdir()
+    straight = STAGE.run(config, folders, outs[0])
+    asked: list[str] = []
+    draw, dies = best_of_n._draw, True
+
+    def killed(config: BestOfNConfig, engine: Any, rewards: Any, questions: Sequence[Question]) -> Any:
+        if dies and len(asked) == 5:  # the second part of the training prompts
+            raise KeyboardInterrupt
+        asked.extend(question.id for question in questions)
+        return draw(config, engine, rewards, questions)
+
+    monkeypatch.setattr(best_of_n, "_draw", killed)
+    with pytest.raises(KeyboardInterrupt):
+        STAGE.run(config, folders, outs[1])
+    assert (outs[1] / "curve.json").exists()
+    assert not (outs[1] / "demonstrations.jsonl").exists()
+    dies = False
+    assert STAGE.run(config, folders, outs[1]) == straight
+    assert asked == [f"prompts_heldout{i}" for i in range(3)] + [f"prompts{i}" for i in range(5)], (
+        "none was asked twice"
+    )
+    for name in ("curve.json", "demonstrations.jsonl"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
+    assert sorted(path.name for path in outs[1].iterdir()) == ["curve.json", "demonstrations.jsonl"]
+
+
+def test_a_part_is_the_same_whatever_was_drawn_before_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    """What is left of an earlier part in the engine's cache would change later ones by rounding."""
+    model, tokenizer = load_model(folders["sft"])
+    questions = read_jsonl(folders["conversations"] / "prompts.jsonl", Question)
+    rewards = Rewards({"long": (1.0, lambda prompts, responses: torch.tensor([float(len(r)) for r in responses]))})
+    config = BestOfNConfig(n=4, max_tokens=24, batch_size=4)
+    engine = Engine(model, tokenizer)
+    drawn = draw(config, engine, rewards, questions, tmp_path / "all")
+    assert engine.version == 3
+    (tmp_path / "last").mkdir()
+    for number in (0, 2):
+        name = f"{number:08}.jsonl"
+        (tmp_path / "last" / name).write_bytes((tmp_path / "all" / name).read_bytes())
+    assert draw(config, Engine(model, tokenizer), rewards, questions, tmp_path / "last") == drawn
+
+
+def test_scores_that_are_no_numbers_stop_the_run(folders: dict[str, Path], tmp_path: Path) -> None:
+    model, tokenizer = load_model(folders["sft"])
+    questions = read_jsonl(folders["conversations"] / "prompts.jsonl", Question)
+    rewards = Rewards({"model": (1.0, lambda prompts, responses: torch.full((len(responses),), math.nan))})
+    with pytest.raises(RunStopped, match=r"best_of_n stopped: 20 of 20 scores of the reward 'model' are not finite"):
+        draw(BestOfNConfig(n=4, max_tokens=4), Engine(model, tokenizer), rewards, questions, tmp_path / "parts")
+    assert not list(tmp_path.glob("parts/*"))
 
 
 def test_answers_that_are_worth_too_little_are_not_kept(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from chatwright.errors import UserError
+from chatwright.flow import graph
+from chatwright.flow.recipe import read_recipe
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import save_model, save_reward
 from chatwright.model.heads import ScoredDecoder
@@ -16,6 +20,7 @@ from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import choose
 from chatwright.training.choose import ChooseConfig
 from chatwright.training.sft import KEPT
+from tests.conftest import TinyRun, chatwright
 
 from .conftest import MODEL
 
@@ -69,6 +74,42 @@ def test_the_model_with_the_highest_mean_reward_is_left(sources: dict[str, Path]
 def test_models_of_a_variant_are_asked_for_by_its_name() -> None:
     reads = ChooseConfig(among="sft@baseline").reads(choose.STAGE.inputs)
     assert reads == {"sft": "sft@baseline", "reward": "reward", "conversations": "conversations"}
+
+
+@pytest.mark.slow
+def test_a_recipe_goes_through_choose_to_ppo_and_the_report(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """PPO starts from the chosen model and is judged by two reward models; what was made before is taken up."""
+    out = Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
+    together = 'ppo.rewards=[{models=["reward", "reward@seed2"], combine="worst"}]'
+    settings = ["sft@kept.keep_epochs=0.5", 'choose.among="sft@kept"', "choose.max_tokens=8", "choose.prompts=5"]
+    settings += ["reward@seed2.seed=2", together, 'ppo.start="choose"']
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = chatwright("run", tiny_run.recipe, "--out", out, "--json", *words)
+    assert result.status == 0, result.errors
+    made = json.loads(result.output)["stages"]
+    new = {name for name, stage in made.items() if stage["state"] == "made"}
+    assert new == {"sft@kept", "reward@seed2", "choose", "ppo", "evaluate", "report"}
+    assert made["choose"]["headline"]["models"] > 1
+    inputs = read_json(out / "ppo" / "manifest.json")["inputs"]
+    assert set(inputs) == {"choose", "reward", "reward@seed2", "conversations", "shards"}
+    assert abs(read_metrics(out / "ppo")[0]["kl"]) < 0.05, "it is its own reference, to bfloat16's rounding"
+    talks = read_json(out / "evaluate" / "samples.json")[0]["talks"]
+    assert list(talks) == ["pretrain", "sft", "choose", "ppo"]
+    assert "Chosen by reward" in (out / "report" / "report.html").read_text()
+
+
+def test_a_stage_starts_from_an_earlier_model_that_answers(tiny: Path) -> None:
+    def parts(*overrides: str) -> dict[str, str]:
+        return graph.parts(read_recipe(tiny, ["choose={}", "dpo={}", *overrides]))["dpo"]
+
+    assert parts() == {"sft": "sft", "compare": "compare"}
+    assert parts('dpo.start="choose"') == {"sft": "choose", "compare": "compare"}
+    with pytest.raises(UserError, match="dpo reads ppo, which does not come before it on the road"):
+        parts('dpo.start="ppo"')
+    with pytest.raises(UserError, match="dpo reads sft@b, which `stages` leaves out"):
+        parts('dpo.start="sft@b"')
+    with pytest.raises(UserError, match=r"\[dpo\] start = \"reward\" is not valid: it must be an instance of"):
+        parts('dpo.start="reward"')
 
 
 def test_nothing_to_choose_among_is_one_sentence(sources: dict[str, Path], tmp_path: Path) -> None:

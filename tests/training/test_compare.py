@@ -160,11 +160,12 @@ def test_prompts_can_be_limited(inputs: dict[str, Path], tmp_path: Path) -> None
     assert run(inputs, tmp_path / "out", prompts=3)["prompts"] == 6
 
 
-def test_prompts_can_begin_later_and_go_round(inputs: dict[str, Path], tmp_path: Path) -> None:
+def test_prompts_can_begin_later_and_go_round(inputs: dict[str, Path], tokenizer: Tokenizer) -> None:
     config = CompareConfig(prompts=4, offset=18)
-    asked = read_prompts(inputs["conversations"] / "prompts.jsonl", config)
+    path = inputs["conversations"] / "prompts.jsonl"
+    asked = read_prompts(path, config, tokenizer, 64)
     assert [question.id for question in asked] == ["p8", "p9", "p0", "p1"]
-    whole = read_prompts(inputs["conversations"] / "prompts.jsonl", CompareConfig(offset=3))
+    whole = read_prompts(path, CompareConfig(offset=3), tokenizer, 64)
     assert len({question.id for question in whole}) == 10
 
 

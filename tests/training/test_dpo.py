@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import load_model, save_model
 from chatwright.model.presets import preset
@@ -17,11 +19,22 @@ from chatwright.stage import read_metrics
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import dpo
-from chatwright.training.dpo import STAGE, Choices, DpoConfig, answer_logprobs, choices, dpo_loss, preference_parts
+from chatwright.training.dpo import (
+    STAGE,
+    Choices,
+    DpoConfig,
+    answer_logprobs,
+    answered,
+    choices,
+    dpo_loss,
+    preference_parts,
+)
 from chatwright.training.loop import accumulate
 from chatwright.training.lora import LoraConfig
 from chatwright.training.optim import OptimConfig
 from chatwright.training.parallel import Layout
+
+from .conftest import COLORS
 
 CONFIG = {
     "epochs": 4.0,
@@ -95,7 +108,7 @@ def test_the_first_loss_is_log_2_and_its_gradient_favours_the_better_answer() ->
 def test_an_answers_logprob_is_that_of_its_own_tokens_alone(model: Decoder, tokenizer: Tokenizer) -> None:
     item = Choices([5, 6, 7], [[20, 21], [22, 23, 24]], [0, 1])
     other = Choices([8] * 9, [[30] * 6], [0])
-    found = answer_logprobs(model, [item, other], tokenizer, "float32")
+    found = answer_logprobs(model, answered([item, other]), tokenizer, "float32")
     for k in range(2):
         ids = item.prompt + item.answers[k]
         logprobs_TV = model(torch.tensor([ids]))[0, :, : tokenizer.vocab_size].log_softmax(-1)
@@ -128,10 +141,26 @@ def test_parts_add_up_to_the_gradient_of_the_whole(model: Decoder, tokenizer: To
     for micro_batch in (64, 4, 1):
         model.zero_grad()
         config = DpoConfig(**CONFIG | {"micro_batch": micro_batch})
-        accumulate(preference_parts(model, items, references, tokenizer, config), alone)
+        accumulate(preference_parts(model, items, references, tokenizer, config, alone), alone)
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(gradients[2], gradients[0], atol=1e-6, rtol=1e-4)
+
+
+def test_pairs_of_ones_own_are_learned_from_with_the_sft_model_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    own, lines = tmp_path / "pairs.jsonl", []
+    for i in range(30):
+        thing, color = list(COLORS.items())[i % 6]
+        asked = f"\n\nHuman: {i}: {thing}?\n\nAssistant:"
+        lines.append({"chosen": f"{asked} It is {color}.", "rejected": f"{asked} No."})
+    own.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = DpoConfig(**CONFIG, data=own, prompts=12, heldout_prompts=2)
+    assert config.wanted(STAGE.inputs) == ("sft",)
+    headline = run(config, {"sft": folders["sft"]}, tmp_path / "out")
+    assert (headline["prompts"], headline["heldout_prompts"], headline["too_long"]) == (12, 2, 0)
+    assert headline["accuracy_labels"] == 1.0
+    with pytest.raises(UserError, match="fits into 5 tokens; shorten them, or"):
+        run(config.model_copy(update={"max_tokens": 5}), {"sft": folders["sft"]}, tmp_path / "short")
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)])
@@ -142,6 +171,8 @@ def test_the_stage_learns_the_rule_and_a_killed_run_ends_with_the_same_bytes(
     straight = run(config, folders, tmp_path / "straight")
     lines = read_metrics(tmp_path / "straight")
     assert lines[0]["heldout_accuracy"] == 0.5  # nothing has moved: all pairs tie
+    assert lines[0]["heldout_loss"] == pytest.approx(math.log(2))
+    assert lines[-1]["heldout_loss"] == straight["heldout_loss"] < 0.6
     assert straight["accuracy_labels"] > 0.8
     assert straight["logprob_change_best"] > straight["logprob_change_worst"]
     load_model(tmp_path / "straight")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder, init_weights
 from chatwright.model.folder import save_model
 from chatwright.model.heads import ScoredDecoder
@@ -167,7 +166,6 @@ def test_a_stage_learns_through_adapters_resumes_to_the_same_bits_and_leaves_a_p
     assert {name for name in moved if not maps & set(name.split("."))} <= {"score.weight"}
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatwright.training.config.world.size", lambda: 2)
-    with pytest.raises(UserError, match="LoRA adapters learns in one process; leave out torchrun"):
-        sft.SftConfig(lora=LoraConfig()).layout()
+def test_processes_that_share_a_matrix_product_are_refused() -> None:
+    with pytest.raises(ValueError, match="LoRA adapters cannot share a matrix product"):
+        sft.SftConfig(lora=LoraConfig(), parallel={"tensor": 2})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,12 +14,14 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from chatwright.model.folder import load_model
 from chatwright.stage import read_metrics
 from tests.conftest import chatwright, quiet, write_tiny
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
+RELATIVES = ("dpo", "grpo", "sft@lora", "reward@lora", "dpo@lora", "ppo@lora")
 OF_THE_CLOCK = {"tokens_per_second", "mfu"}
 # Counts of pairs and ratios of small differences move by a pair, or by much, when rounding moves a score.
 LOOSE = {"accuracy": 0.06, "heldout_accuracy": 0.04, "value_loss": 0.03, "explained_variance": 0.04, "grad_norm": 0.02}
@@ -39,6 +42,43 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = chatwright("run", recipe, "--out", out)
     assert result.status == 0, result.errors
     return out
+
+
+@pytest.fixture(scope="module")
+def relatives(recipe: Path) -> Path:
+    """The same recipe with the stages that few have, and with adapters; nothing is evaluated."""
+    names = ["conversations", "corpus", "tokenizer", "shards", "pretrain", "sft", "compare", "reward"]
+    names += ["best_of_n", "dpo", "ppo", "grpo"]
+    rest = """
+[best_of_n]
+n = 3
+max_tokens = 8
+eval_prompts = 8
+prompts = 8
+
+[dpo]
+epochs = 2.0
+batch = 5
+micro_batch = 8
+eval_every = 3
+dtype = "float32"
+optim = { kind = "adamw", lr = 1e-3, weight_decay = 0.0 }
+
+[grpo]
+episodes = 24
+batch = 8
+minibatch = 4
+group = 4
+max_tokens = 8
+eval_prompts = 8
+eval_tokens = 256
+dtype = "float32"
+optim = { kind = "adamw", lr = 1e-3, weight_decay = 0.0 }
+"""
+    adapters = "\n".join(f"[{name}.variants.lora]\nlora = {{ rank = 4 }}" for name in ("sft", "reward", "dpo", "ppo"))
+    path = recipe.with_name("relatives.toml")
+    path.write_text(f"stages = {json.dumps(names)}\n{recipe.read_text()}{rest}\n{adapters}\n")
+    return path
 
 
 def torchrun(processes: int, *arguments: str | Path) -> list[str]:
@@ -92,6 +132,28 @@ def test_many_processes_learn_what_one_does_in_every_stage(
         assert (p - q).abs().max() < 5e-3, name
     assert result.stderr.count("pretrain: finished") == 1, "only one process speaks"
     assert not list((tmp_path / "out").glob("*/checkpoint"))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_in_the_stages_that_few_have(
+    relatives: Path, alone: Path, tmp_path: Path
+) -> None:
+    """DPO, GRPO, best-of-n, and adapters in every stage that can have them, with two layouts of the processes."""
+    single, spread = (Path(shutil.copytree(alone, tmp_path / name)) for name in ("single", "spread"))
+    result = chatwright("run", relatives, "--out", single)
+    assert result.status == 0, result.errors
+    copies = [f"{stage}.parallel.strategy=ddp" for stage in ("dpo", "ppo@lora", "sft@lora")]
+    settings = [word for setting in copies for word in ("--set", setting)]
+    both = together(2, "run", relatives, "--out", spread, *settings)
+    assert both.returncode == 0, both.stderr
+    for name in RELATIVES:
+        same_curve(single, spread, name)
+        expected, found = (load_file(out / name / "model.safetensors") for out in (single, spread))
+        assert expected.keys() == found.keys(), "adapters are merged"
+        for key, weights in expected.items():
+            assert (weights - found[key]).abs().max() < 5e-3, f"{name}, {key}"
+    kept = [(out / "best_of_n" / "demonstrations.jsonl").read_bytes() for out in (single, spread)]
+    assert kept[0] == kept[1], "one process draws, the others wait"
 
 
 @pytest.mark.slow

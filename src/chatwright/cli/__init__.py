@@ -417,12 +417,12 @@ def demo(path: RunArgument = ATLAS_RUN) -> None:
 
     Example: [bold]chatwright demo runs/atlas[/]
     """
-    from chatwright.flow.folder import finished, read_run
+    from chatwright.flow.folder import lacking, read_run
     from chatwright.service import models, terminal
     from chatwright.stage import say
     from chatwright.storage import read_json
 
-    undone = [name for name, manifest in finished(path).items() if manifest is None]
+    undone = lacking(path)
     if undone:
         recipe = read_run(path)["recipe_file"]
         raise UserError(

@@ -74,7 +74,8 @@ def probes_figure(report: Mapping[str, Any]) -> Figure | None:
 
 def _points(axis: Any, parts: Sequence[Mapping[str, Any]], color: str, marker: str, label: str) -> None:
     for y, part in enumerate(parts):
-        axis.plot(part["interval"], [y, y], color=color, linewidth=1.4)
+        if part["interval"] is not None:
+            axis.plot(part["interval"], [y, y], color=color, linewidth=1.4)
     axis.scatter([part["value"] for part in parts], range(len(parts)), s=24, marker=marker, color=color, label=label)
 
 

@@ -16,6 +16,7 @@ from chatwright.labelling.simulated import length
 from chatwright.records import Comparison
 
 RESAMPLES = 2000
+ROOM = 10_000_000  # numbers drawn at a time: 80 MB
 BINS = 10  # of confidence, from a half to 1
 # Words of the better answer minus those of the worse: above the bound before, up to this one. Ours.
 LENGTHS = (
@@ -69,30 +70,34 @@ def pairs(comparisons: Sequence[Comparison], scores: Sequence[Sequence[float]]) 
     return found
 
 
-def mean_interval(values: Sequence[float], groups: Sequence[str]) -> tuple[float, float]:
+def mean_interval(values: Sequence[float], groups: Sequence[str], *, share: bool = True) -> tuple[float, float] | None:
     """The 95% interval of a mean of values that are not independent within a group: whole groups are drawn again.
 
     The percentile bootstrap over prompts, always with the same draws. Where it has no spread, as with one prompt or
-    when all is right, shares have Wilson's interval of as many trials as there are groups.
+    when all is right, a ``share`` has Wilson's interval of as many trials as there are groups, and other means none.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
     for value, group in zip(values, groups, strict=True):
         sums[names[group]] += value
         counts[names[group]] += 1
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    draw = np.random.default_rng(0)
+    means: list[float] = []
+    while len(means) < RESAMPLES:  # as many at a time as there is room for
+        drawn = draw.integers(len(names), size=(min(RESAMPLES - len(means), 1 + ROOM // len(names)), len(names)))
+        means += (sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
     low, high = (float(x) for x in np.quantile(means, [0.025, 0.975]))
-    if low == high and 0 <= low <= 1:
-        return wilson(low * len(names), len(names))
-    return low, high
+    if low < high:
+        return low, high
+    return wilson(low * len(names), len(names)) if share else None
 
 
-def rate(values: Sequence[float], groups: Sequence[str]) -> dict[str, Any]:
-    """A mean with its interval, and how much it is of."""
+def rate(values: Sequence[float], groups: Sequence[str], *, share: bool = True) -> dict[str, Any]:
+    """A mean with its interval, None where nothing is known of that, and how much it is of."""
+    interval = mean_interval(values, groups, share=share)
     return {
         "value": float(np.mean(values)),
-        "interval": list(mean_interval(values, groups)),
+        "interval": None if interval is None else list(interval),
         "pairs": len(values),
         "prompts": len(set(groups)),
     }
@@ -105,7 +110,7 @@ def accuracy(found: Sequence[Pair]) -> dict[str, Any]:
     return {
         **rate([pair.right for pair in found], groups),
         "length_rule": rate([pair.right_by_length for pair in found], groups),
-        "above_length_rule": rate(gains, groups),
+        "above_length_rule": rate(gains, groups, share=False),
     }
 
 
@@ -145,4 +150,4 @@ def calibration(found: Sequence[Pair]) -> dict[str, Any]:
 
 def shift(before: Iterable[float], after: Iterable[float], groups: Sequence[str], spread: float) -> dict[str, Any]:
     """The mean of what is added to a score, in units of ``spread``, with its interval over prompts."""
-    return rate([(b - a) / spread for a, b in zip(before, after, strict=True)], groups)
+    return rate([(b - a) / spread for a, b in zip(before, after, strict=True)], groups, share=False)

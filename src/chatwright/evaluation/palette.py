@@ -15,6 +15,7 @@ HUES = {
     "sft": ("#d9730d", "#ffb25c"),
     "compare": ("#b0488f", "#eb9fd1"),
     "reward": ("#8e3fc7", "#cf9bf5"),
+    "choose": ("#b8860b", "#f0cf65"),
     "ppo": ("#0b8a6b", "#4fd6af"),
     "dpo": ("#1c7c9c", "#7cc8e2"),
     "grpo": ("#6b7a12", "#c3cf63"),

@@ -17,10 +17,11 @@ from chatwright.evaluation.runs import StageRun, stage_runs
 from chatwright.stage import Headline, Inputs, Stage, StageConfig
 from chatwright.storage import read_json, write_json, write_text
 
-MODELS = ("pretrain", "sft", "reward", "dpo", "grpo", "ppo")
+MODELS = ("pretrain", "sft", "reward", "choose", "dpo", "grpo", "ppo")
 MODEL_NAMES = {
     "pretrain": "Pretrained",
     "sft": "Fine-tuned",
+    "choose": "Chosen by reward",
     "dpo": "After DPO",
     "grpo": "After GRPO",
     "ppo": "After PPO",
@@ -162,9 +163,7 @@ def render(
 
 def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The run in a few numbers, for the head of the page."""
-    model = next(
-        (report["models"][name] for name in ("ppo", "grpo", "dpo", "sft", "pretrain") if name in report["models"]), None
-    )
+    model = next((report["models"][name] for name in reversed(MODEL_NAMES) if name in report["models"]), None)
     hardware = report["hardware"]
     return [
         *([("parameters", words.number(model["parameters"]))] if model else []),

@@ -19,7 +19,7 @@ from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar
 from chatwright.storage import keyed_uniform, read_jsonl, write_json, write_jsonl
 from chatwright.training.runtime import prepare
 
-MODELS = ("pretrain", "sft", "dpo", "grpo", "ppo")  # the last one there is gives the values of the checks
+MODELS = ("pretrain", "sft", "choose", "dpo", "grpo", "ppo")  # the last one there is gives the values of the checks
 CHUNK = 256  # questions between two moves of the progress bar
 
 

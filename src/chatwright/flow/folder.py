@@ -20,7 +20,9 @@ LOCK = ".lock"
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """``run.json`` of an output folder: the recipe's name, its stages and its questions. UserError when it is none."""
+    """``run.json`` of an output folder: the recipe's name, its instances, those beside them, its questions. UserError
+    when it is none.
+    """
     if not (out / RUN).is_file():
         raise UserError(f"{out} is not the output folder of a run; make one with: chatwright run RECIPE --out {out}")
     return read_json(out / RUN)
@@ -28,7 +30,13 @@ def read_run(out: Path) -> dict[str, Any]:
 
 def finished(out: Path) -> dict[str, Manifest | None]:
     """The instances that the run in ``out`` is to have, each with its manifest, or None where it is not done."""
-    return {name: read_manifest(out / name) for name in read_run(out)["stages"]}
+    run = read_run(out)
+    return {name: read_manifest(out / name) for name in (*run["stages"], *run.get("beside", ()))}
+
+
+def lacking(out: Path) -> list[str]:
+    """The recipe's own instances that are not done; those beside them, such as rounds, may be under way."""
+    return [name for name in read_run(out)["stages"] if read_manifest(out / name) is None]
 
 
 @contextlib.contextmanager
@@ -47,17 +55,24 @@ def claimed(out: Path, recipe: Recipe) -> Iterator[None]:
         raise UserError(f"{out} is not empty and is not the folder of a run; choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
+        before = read_run(out).get("beside", ()) if (out / RUN).is_file() else ()
         write_json(
             out / RUN,
             {
                 "recipe": recipe.name,
                 "recipe_file": str(recipe.path.absolute()),
                 "chatwright": chatwright.__version__,
-                "stages": list(recipe.names),
+                "stages": [name for name in recipe.names if name not in recipe.beside],
+                "beside": [name for name in dict.fromkeys((*before, *recipe.beside)) if _is_known(name, recipe, out)],
                 "questions": [list(turns) for turns in recipe.questions],
             },
         )
         yield
+
+
+def _is_known(name: str, recipe: Recipe, out: Path) -> bool:
+    """Whether an instance beside the recipe's own is to be made now, or was begun by an earlier command."""
+    return name in recipe.beside or (name not in recipe.names and (out / name).is_dir())
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ def _parts_of(instance: Instance, recipe: Recipe) -> dict[str, str]:
     for name in played.values():
         if name not in recipe.names:
             raise UserError(f"{recipe.path}: {stage.name} reads {name}, which `stages` leaves out; add {name!r} to it.")
+        if recipe.names.index(name) >= recipe.names.index(instance.name):
+            raise UserError(f"{recipe.path}: {instance.name} reads {name}, which does not come before it on the road.")
     return played
 
 

@@ -59,13 +59,18 @@ COSTS = {
     "reward": Cost(fixed=5, efficiency=0.185),
     "examine": Cost(fixed=10),
     "import": Cost(fixed=3),
+    "choose": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
+    "best_of_n": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
+    "dpo": Cost(fixed=5, efficiency=0.07),  # 0.38 of the reward model's, side by side
     "ppo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
+    "grpo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
     "evaluate": Cost(fixed=10, efficiency=0.3, sampled=1.3e-4),
     "report": Cost(fixed=4),
     "offer": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
     "people": Cost(fixed=1),
     "pool": Cost(fixed=1),
     "match": Cost(fixed=12),
+    "best": Cost(fixed=1),
 }
 
 

@@ -66,15 +66,18 @@ class RoundsConfig(BaseModel):
     people: a file of people's rankings for each round, with ``{round}`` in its name; the simulated labeller ranks when
     left out. start: the weights that PPO starts from in every round. InstructGPT (3.1) trains "a new policy" and does
     not say from which; the KL is from the SFT model either way. match_prompts: held-out prompts that policies are
-    compared on.
+    compared on. gate: the least share of them that a round's policy must win against the best one so far, a tie
+    counting half, to take its place; where it does not, the next round goes on from that one. Without a gate the last
+    policy always goes on.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompts: int | None = Field(default=None, gt=0)
     people: Path | None = None
     start: Literal["sft", "previous"] = "sft"
     match_prompts: int = Field(default=256, gt=0)
+    gate: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("people")
     @classmethod
@@ -86,13 +89,17 @@ class RoundsConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe that was checked whole. ``instances`` stand in the order in which they run."""
+    """A recipe that was checked whole. ``instances`` stand in the order in which they run.
+
+    beside: names of those that are not its own, such as the instances of rounds.
+    """
 
     path: Path
     name: str
     questions: tuple[tuple[str, ...], ...]
     instances: tuple[Instance, ...]
     rounds: RoundsConfig
+    beside: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -23,10 +23,16 @@ from chatwright.model.imported import ImportConfig
 from chatwright.stage import StageConfig
 from chatwright.tokenizer.shards import ShardsConfig
 from chatwright.tokenizer.stage import TokenizerConfig
+from chatwright.training.best_of_n import BestOfNConfig
+from chatwright.training.choose import ChooseConfig
 from chatwright.training.compare import CompareConfig
-from chatwright.training.ppo.config import PpoConfig
+from chatwright.training.comparisons import ComparisonsConfig
+from chatwright.training.dpo import DpoConfig
+from chatwright.training.grpo import GrpoConfig
+from chatwright.training.ppo.config import PpoConfig, RolloutConfig
 from chatwright.training.pretrain import PretrainConfig, model_from_table
 from chatwright.training.reward import RewardConfig
+from chatwright.training.rewards import models_of
 from chatwright.training.sft import SftConfig
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
@@ -35,10 +41,10 @@ ConfigT = TypeVar("ConfigT", bound=StageConfig)
 DEMONSTRATION_BYTES = 1_600_000  # demonstrations.jsonl
 BYTES_PER_TOKEN = 6.7  # of such a file, its JSON included
 QUESTIONS, KINDS = 1_500, 12  # of the evaluation
-QUICK = ("examine", "import", "people", "pool", "match")  # stages that take seconds, whatever their size
+QUICK = ("examine", "import", "people", "pool", "match", "best")  # stages that take seconds, whatever their size
 PROMPT, ANSWER = 20, 16  # tokens of a question and of its answer
 BYTES_PER_PAIR_TOKEN = 9.0  # of hh-rlhf, in which a prompt stands twice and is read once
-PAIR = 200  # tokens of one of its pairs
+PAIR, WHOLE_PAIR = 200, 300  # tokens of one of its pairs, with its prompt once and twice
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Configs:
 
     conversations: ConversationsConfig
     model: ModelConfig
+    tuned: Mapping[str, SftConfig]  # by instance
 
     def answers(self, compare: CompareConfig) -> int:
         """Answers that are compared, to all prompts together."""
@@ -89,6 +96,7 @@ def workloads(recipe: Recipe) -> dict[str, Work]:
     configs = Configs(
         conversations=_get(by_name, "conversations", ConversationsConfig) or ConversationsConfig(),
         model=model,
+        tuned={name: c for name, c in by_name.items() if isinstance(c, SftConfig)},
     )
     compared = {name: c for name, c in by_name.items() if isinstance(c, CompareConfig)}
     return {
@@ -99,8 +107,8 @@ def workloads(recipe: Recipe) -> dict[str, Work]:
 
 
 def _sources(recipe: Recipe, instance: Instance, compared: Mapping[str, CompareConfig]) -> list[str]:
-    """What a reward model's comparisons come from: all the comparing that it is made from."""
-    if not isinstance(instance.config, RewardConfig):
+    """What a stage's comparisons come from: all the comparing that it is made from."""
+    if not isinstance(instance.config, ComparisonsConfig):
         return []
     return [name for name in graph.needed_for(recipe, (instance.name,)) if name in compared]
 
@@ -128,7 +136,7 @@ def _get(configs: Mapping[str, StageConfig], name: str, kind: type[ConfigT]) -> 
 
 
 def _work(instance: Instance, configs: Configs, compared: Sequence[CompareConfig]) -> Work | None:
-    """The work of one instance; None for a stage that is not known here. ``compared``: what a reward model is of."""
+    """The work of one instance; None for a stage that is not known here. ``compared``: what its comparisons are of."""
     match instance.config:
         case PretrainConfig() as config:
             return _pretrain(config, configs)
@@ -138,8 +146,16 @@ def _work(instance: Instance, configs: Configs, compared: Sequence[CompareConfig
             return _compare(config, configs)
         case RewardConfig() as config:
             return _reward(config, configs, compared)
+        case ChooseConfig() as config:
+            return _choose(config, configs)
+        case DpoConfig() as config:
+            return _dpo(config, configs, compared)
+        case BestOfNConfig() as config:
+            return _best_of_n(config, configs)
         case PpoConfig() as config:
-            return _ppo(config, configs)
+            return _rollouts(config, configs, learning=2)  # policy and critic
+        case GrpoConfig() as config:
+            return _rollouts(config, configs, learning=1)
         case EvaluateConfig() as config:
             return _evaluate(config, configs)
     return Work() if instance.stage.name in QUICK else _plain_work(instance.config)
@@ -197,16 +213,46 @@ def _reward(config: RewardConfig, configs: Configs, compared: Sequence[CompareCo
     return Work(tokens=tokens, products=configs.learn(tokens), parameters=parameter_count(configs.model))
 
 
-def _ppo(config: PpoConfig, configs: Configs) -> Work:
-    """Sampling; four passes forward (policy, reference, critic, reward); learning of policy and critic; the mix."""
+def _dpo(config: DpoConfig, configs: Configs, compared: Sequence[CompareConfig]) -> Work:
+    """As the reward model, but each answer goes through the model with its prompt; and once more for the reference."""
+    if config.data is None:
+        tokens = sum(configs.answers(compare) for compare in compared) * (PROMPT + ANSWER)
+    else:
+        pairs = min(_bytes(config.data) / BYTES_PER_PAIR_TOKEN / PAIR, config.prompts or math.inf)
+        tokens = round(pairs * min(WHOLE_PAIR, 2 * (config.max_tokens or math.inf)))
+    learned = round(config.epochs * tokens)
+    products = configs.learn(learned) + configs.judge(tokens)
+    return Work(tokens=learned, products=products, parameters=parameter_count(configs.model))
+
+
+def _choose(config: ChooseConfig, configs: Configs) -> Work:
+    """Every model that was kept answers every prompt, and the reward model reads that."""
+    tuned = configs.tuned.get(config.among, SftConfig())
+    answers = math.ceil(tuned.epochs / (tuned.keep_epochs or tuned.epochs)) * config.prompts
+    sampled = answers * min(ANSWER, config.max_tokens)
+    return Work(0, sampled, configs.judge(2 * (sampled + answers * PROMPT)), 0, parameter_count(configs.model))
+
+
+def _best_of_n(config: BestOfNConfig, configs: Configs) -> Work:
+    """n answers to each prompt, and the reward model's pass over them."""
+    prompts = configs.conversations.prompt_count if config.prompts is None else config.prompts
+    answers = config.n * (prompts + config.eval_prompts)
+    sampled = answers * min(ANSWER, config.max_tokens)
+    passes = 1 + len(models_of(config.rewards))
+    return Work(sampled=sampled, products=configs.judge(passes * (sampled + answers * PROMPT)))
+
+
+def _rollouts(config: RolloutConfig, configs: Configs, learning: int) -> Work:
+    """Sampling; passes forward (policy, reference, critic, reward model); ``learning`` models that learn; the mix."""
     answer = min(ANSWER, config.max_tokens)
+    judging = 1 + learning + len(models_of(config.rewards))
     judged = config.episodes * (PROMPT + answer)
     mixed = 0
     if config.ptx_coef:
         mixed = config.episodes // config.minibatch * config.inner_epochs * config.ptx_windows * config.ptx_length
-    learned = 2 * config.inner_epochs * judged + mixed
+    learned = learning * config.inner_epochs * judged + mixed
     sampled = (config.episodes + 2 * config.eval_prompts) * answer
-    products = configs.judge(4 * judged + sampled) + configs.learn(learned)
+    products = configs.judge(judging * judged + sampled) + configs.learn(learned)
     return Work(judged + mixed, sampled, products, 0, parameter_count(configs.model))
 
 

@@ -16,16 +16,18 @@ from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model
-from chatwright.records import Question
+from chatwright.records import Message, Question, Record
 from chatwright.stage import Headline, Inputs, Stage, StageConfig
 from chatwright.storage import write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training.ppo import before_after, objectives
 from chatwright.training.ppo.rollout import collate, episode_seed, in_groups, response_logprobs
-from chatwright.training.ppo.stage import read_questions
+from chatwright.training.questions import read_questions
 from chatwright.training.runtime import prepare
 
 ROWS = 32  # answers side by side in one forward pass
+PLAYERS = ("policy", "previous", "sft")
+ANSWERS = "answers.jsonl"
 
 
 class MatchConfig(StageConfig):
@@ -34,6 +36,15 @@ class MatchConfig(StageConfig):
     prompts: int = Field(default=256, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=64, gt=0)
+
+
+class Met(Record):
+    """A prompt of a match: what each of the three answered, and what the labeller gives for that without noise."""
+
+    id: str
+    prompt: list[Message]
+    answers: dict[str, str]
+    gold: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -48,25 +59,23 @@ class Played:
 def run(config: MatchConfig, inputs: Inputs, out: Path) -> Headline:
     """Compare ``policy`` with ``previous`` and with ``sft``; every answer is written to answers.jsonl."""
     device = prepare()
-    questions = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.prompts]
     models: dict[Path, tuple[Decoder, Tokenizer]] = {}
-    played: dict[Path, Played] = {}
-    for part in ("policy", "previous", "sft"):
-        folder = inputs[part]
-        if folder not in models:  # in the first round, the round before is SFT
-            model, tokenizer = load_model(folder)
-            models[folder] = model.to(device).eval(), tokenizer
-            played[folder] = play(*models[folder], questions, config)
-    policy, previous, sft = (played[inputs[part]] for part in ("policy", "previous", "sft"))
+    for folder in {inputs[part] for part in PLAYERS}:  # in the first round, the round before is SFT
+        model, tokenizer = load_model(folder)
+        models[folder] = model.to(device).eval(), tokenizer
+    path = inputs["conversations"] / "prompts_heldout.jsonl"
+    questions = read_questions(path, tokenizer, model.config.context)[: config.prompts]
+    played = {folder: play(*models[folder], questions, config) for folder in models}
+    policy, previous, sft = (played[inputs[part]] for part in PLAYERS)
     write_jsonl(
-        out / "answers.jsonl",
+        out / ANSWERS,
         (
-            {
-                "id": question.id,
-                "prompt": [message.model_dump(mode="json") for message in question.messages],
-                "answers": {part: played[inputs[part]].texts[i] for part in ("policy", "previous", "sft")},
-                "gold": {part: played[inputs[part]].gold[i] for part in ("policy", "previous", "sft")},
-            }
+            Met(
+                id=question.id,
+                prompt=question.messages,
+                answers={part: played[inputs[part]].texts[i] for part in PLAYERS},
+                gold={part: played[inputs[part]].gold[i] for part in PLAYERS},
+            )
             for i, question in enumerate(questions)
         ),
     )

@@ -40,7 +40,7 @@ def offer(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     device = runtime.prepare()
     model, tokenizer = load_model(inputs["sft"])
     engine = Engine(model.to(device), tokenizer, config.batch_size)
-    questions = read_prompts(inputs["conversations"] / "prompts.jsonl", config)
+    questions = read_prompts(inputs["conversations"] / "prompts.jsonl", config, tokenizer, model.config.context)
     filled = fill(config, questions, sample_all(config, engine, tokenizer, questions, "offer"))
     offers = [
         Offer(id=question.id, prompt=question.messages, answers=_shuffled(answers, config.seed, question.id))

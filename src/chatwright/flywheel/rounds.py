@@ -7,6 +7,10 @@ A round is five of them, or six with people; round 2, for example:
     reward@round2    a new reward model of all of them          reads sft, pool@round2, conversations
     ppo@round2       a new policy, its KL measured from SFT     reads sft, reward@round2, conversations, shards
     match@round2     the new policy against the others          reads ppo@round2, ppo@round1, sft, conversations
+
+With a gate there is one more, and what reads ppo@round1 here reads best@round1:
+
+    best@round2      the winner of the match                    reads ppo@round2, best@round1, match@round2
 """
 
 from __future__ import annotations
@@ -22,13 +26,15 @@ from chatwright.errors import UserError
 from chatwright.flow.manifest import read_manifest
 from chatwright.flow.recipe import Instance, Recipe
 from chatwright.flow.run import Outcome, run_recipe
-from chatwright.flywheel import match, people, pool
+from chatwright.flywheel import best, match, people, pool
+from chatwright.flywheel.best import BestConfig
 from chatwright.flywheel.match import MatchConfig
 from chatwright.flywheel.people import OFFERED, PeopleConfig
 from chatwright.stage import StageConfig
 from chatwright.training.compare import CompareConfig
 from chatwright.training.ppo.config import PpoConfig
 from chatwright.training.reward import RewardConfig
+from chatwright.training.rewards import models_of
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
@@ -135,12 +141,19 @@ def unfold(recipe: Recipe, rounds: int) -> Unfolded:
             raise UserError(f"{recipe.path}: rounds need {stage}, which `stages` leaves out; add {stage!r} to it.")
     if _config(by_name, "reward", RewardConfig).data is not None:
         raise UserError(f"{recipe.path}: [reward] data would take the place of the rounds' comparisons; leave it out.")
+    ppo = _config(by_name, "ppo", PpoConfig)
+    others = [name for name in models_of(ppo.rewards) if name != "reward"]
+    if others:
+        raise UserError(
+            f"{recipe.path}: a round trains one reward model, and [ppo] rewards name {others[0]}; leave it out."
+        )
     source: Source = Simulated(by_name["compare"])
     if recipe.rounds.people is not None:
         source = People(recipe.rounds.people)
     instances, targets, pooled = list(recipe.instances), list[str](), dict[str, str]()
     for number in range(1, rounds + 1):
-        before = at("ppo", number - 1) if number > 1 else "sft"
+        newest = "ppo" if recipe.rounds.gate is None else "best"
+        before = at(newest, number - 1) if number > 1 else ppo.start
         compared = source.instances(number, before, _compared(recipe, by_name, number))
         pooled[f"round{number}"] = compared[-1].name
         rankings = source.waits_for(number)
@@ -151,8 +164,14 @@ def unfold(recipe: Recipe, rounds: int) -> Unfolded:
         instances += round_
         targets.append(round_[-1].name)
         if rankings:
-            return Unfolded(replace(recipe, instances=tuple(instances)), tuple(targets), (number, rankings))
-    return Unfolded(replace(recipe, instances=tuple(instances)), tuple(targets), None)
+            return Unfolded(_with(recipe, instances), tuple(targets), (number, rankings))
+    return Unfolded(_with(recipe, instances), tuple(targets), None)
+
+
+def _with(recipe: Recipe, instances: Sequence[Instance]) -> Recipe:
+    """The recipe with those of its rounds after its own."""
+    beside = tuple(instance.name for instance in instances if instance.name not in recipe.names)
+    return replace(recipe, instances=tuple(instances), beside=beside)
 
 
 def _compared(recipe: Recipe, by_name: Mapping[str, Instance], number: int) -> CompareConfig:
@@ -166,7 +185,7 @@ def _compared(recipe: Recipe, by_name: Mapping[str, Instance], number: int) -> C
 def _learned(
     recipe: Recipe, by_name: Mapping[str, Instance], number: int, before: str, pooled: Mapping[str, str]
 ) -> list[Instance]:
-    """From a round's comparisons to its match."""
+    """From a round's comparisons to its match, and to the winner of that."""
     reward, ppo = by_name["reward"], by_name["ppo"]
     config = _config(by_name, "ppo", PpoConfig)
     shared = {"conversations": "conversations"}
@@ -177,8 +196,8 @@ def _learned(
         temperature=config.temperature,
         max_tokens=config.max_tokens,
     )
-    against = {"policy": at("ppo", number), "previous": before, "sft": "sft"}
-    return [
+    against = {"policy": at("ppo", number), "previous": before, "sft": config.start}
+    found = [
         Instance(at("pool", number), pool.STAGE, StageConfig(seed=config.seed), pooled),
         Instance(
             at("reward", number),
@@ -194,6 +213,11 @@ def _learned(
         ),
         Instance(at("match", number), match.STAGE, played, {**against, **shared}),
     ]
+    if recipe.rounds.gate is not None:
+        gate = BestConfig(seed=config.seed, gate=recipe.rounds.gate)
+        contest = {"policy": at("ppo", number), "previous": before, "match": at("match", number)}
+        found.append(Instance(at("best", number), best.STAGE, gate, contest))
+    return found
 
 
 def _own(instance: Instance) -> dict[str, str]:
@@ -216,11 +240,11 @@ def run_rounds(recipe: Recipe, out: Path, rounds: int) -> Ran:
         number, rankings = unfolded.lacks
         waiting = Waiting(number, out / at("offer", number) / OFFERED, rankings)
     finished = range(1, waiting.round if waiting else rounds + 1)
-    return Ran(outcomes, [read_row(out, number) for number in finished], waiting)
+    return Ran(outcomes, [read_row(out, n, gated=recipe.rounds.gate is not None) for n in finished], waiting)
 
 
-def read_row(out: Path, number: int) -> dict[str, Any]:
-    """What a finished round came to, flat."""
+def read_row(out: Path, number: int, *, gated: bool) -> dict[str, Any]:
+    """What a finished round came to, flat; with a gate also whether its policy passed."""
     pooled, reward, ppo, played = (_headline(out / at(stage, number)) for stage in ("pool", "reward", "ppo", "match"))
     return {
         "round": number,
@@ -229,6 +253,7 @@ def read_row(out: Path, number: int) -> dict[str, Any]:
         **{key: value for key, value in played.items() if key not in ("prompts", "eos_rate")},
         "ptx_tax": ppo["ptx_tax"],
         "policy": str(out / at("ppo", number)),
+        **({"promoted": _headline(out / at("best", number))["promoted"]} if gated else {}),
     }
 
 
@@ -243,6 +268,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = Table(title="Rounds", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("round", "comparisons", "reward accuracy", "gold", "wins over SFT", "over the round before", "KL"):
         shown.add_column(column, justify="right")
+    if any("promoted" in row for row in rows):
+        shown.add_column("goes on", justify="right")
     for row in rows:
         shown.add_row(
             str(row["round"]),
@@ -252,6 +279,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
             _rate(row, "sft"),
             _rate(row, "previous"),
             f"{row['kl']:.1f}",
+            *(["yes" if row["promoted"] else "no"] if "promoted" in row else []),
         )
     return shown
 

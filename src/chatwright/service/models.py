@@ -18,7 +18,7 @@ from chatwright.storage import file_digest
 from chatwright.tokenizer.bpe import Tokenizer
 
 WAITING = 256  # requests before the engine; more are turned away
-FINISHED_STAGES = ("ppo", "grpo", "dpo", "sft", "pretrain")  # of a run, best first
+FINISHED_STAGES = ("ppo", "grpo", "dpo", "choose", "sft", "pretrain")  # of a run, best first
 
 
 class Streams(Protocol):

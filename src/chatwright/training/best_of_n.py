@@ -7,45 +7,39 @@ Best-of-n needs no training: its KL from the model that answers is at most log n
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from chatwright.inference.engine import Engine
 from chatwright.inference.sampling import Sampling
 from chatwright.model.folder import load_model
-from chatwright.records import Conversation, Message, Question
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar, say
-from chatwright.storage import write_json, write_jsonl
-from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.records import Conversation, Message, Question, Record
+from chatwright.stage import Headline, Inputs, Stage, progress_bar, say
+from chatwright.storage import read_jsonl, write_json, write_jsonl
 from chatwright.training import runtime
 from chatwright.training.ppo.before_after import gold_scores
+from chatwright.training.ppo.invariants import check_scores
 from chatwright.training.ppo.objectives import score_or_fixed
 from chatwright.training.ppo.rollout import episode_seed, finished
-from chatwright.training.ppo.stage import read_questions
-from chatwright.training.rewards import (
-    Rewards,
-    RewardTerm,
-    RewardTerms,
-    asks_model,
-    build_rewards,
-    check_titles,
-    load_reward_for,
-    prompts_of,
-)
+from chatwright.training.questions import read_questions
+from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, load_models, prompts_of
 from chatwright.training.runtime import Precision
 
-PROMPTS_AT_ONCE = 32  # between two moves of the progress bar
+BATCHES = 2  # of answers in a part: what a kill costs at most
+PARTS = "parts"  # in the stage's folder while it works
+WORTH = "proxy", "gold"
 
 
-class BestOfNConfig(StageConfig):
-    """How answers are drawn and judged.
+class BestOfNConfig(RewardsConfig):
+    """How answers are drawn and judged (see `RewardsConfig`).
 
     n: answers to a prompt. prompts: at most so many of the training prompts become demonstrations, the first ones; None
     for all. eval_prompts: held-out prompts for the curve. min_score: best answers that are worth less are not kept.
-    rewards, missing_eos_score, temperature, max_tokens: as in ppo.
+    temperature, max_tokens: as in ppo.
     """
 
     n: int = Field(default=16, gt=0)
@@ -54,19 +48,8 @@ class BestOfNConfig(StageConfig):
     min_score: float | None = None
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=1024, gt=0)
-    rewards: RewardTerms = (RewardTerm(),)
-    missing_eos_score: float = -1.0  # NDET
     batch_size: int = Field(default=256, gt=0)
     dtype: Precision = "auto"
-
-    @model_validator(mode="after")
-    def _rewards_differ(self) -> BestOfNConfig:
-        check_titles(self.rewards)
-        return self
-
-    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
-        """Without the reward model where rules alone judge."""
-        return inputs if asks_model(self.rewards) else tuple(name for name in inputs if name != "reward")
 
 
 def best_of_n_kl(n: int) -> float:
@@ -93,64 +76,91 @@ def best_of(proxy_PN: torch.Tensor, worth_PN: torch.Tensor, n: int) -> torch.Ten
     return ordered_PN @ torch.tensor(chance_N, dtype=torch.float64)
 
 
-class Drawn:
-    """n answers to each of P prompts: ``texts[p][i]``, their worth ``proxy_PN`` and ``gold_PN``, ``ended_PN``."""
+class Drawn(Record):
+    """n answers to the prompt of an id: their texts, what each is worth by the rewards and to the labeller, whether
+    each ended.
+    """
 
-    def __init__(self, config: BestOfNConfig, engine: Engine, rewards: Rewards, title: str) -> None:
-        self._config, self._engine, self._rewards, self._title = config, engine, rewards, title
-        self.texts: list[list[str]] = []
-        self._scores: list[torch.Tensor] = []
+    id: str
+    texts: list[str]
+    proxy: list[float]
+    gold: list[float]
+    ended: list[bool]
 
-    def draw(self, questions: Sequence[Question]) -> Drawn:
-        """Draw and judge, keyed on the question's id and the seed: neither order nor batching matters."""
-        with progress_bar(self._title, len(questions)) as bar:
-            for first in range(0, len(questions), PROMPTS_AT_ONCE):
-                self._draw(questions[first : first + PROMPTS_AT_ONCE])
-                bar.update(len(self.texts), "prompts")
-        self.proxy_PN, self.gold_PN, self.ended_PN = torch.cat(self._scores, dim=1)
-        return self
 
-    def _draw(self, questions: Sequence[Question]) -> None:
-        config, tokenizer = self._config, self._engine.tokenizer
-        asked = [question for question in questions for _ in range(config.n)]
-        prompts = prompts_of(tokenizer, asked)
-        samplings = [
-            Sampling(
-                config.max_tokens,
-                config.temperature,
-                seed=episode_seed("best of n", config.seed, question.id, number % config.n),
-            )
-            for number, question in enumerate(asked)
-        ]
-        completions = self._engine.generate([prompt.ids for prompt in prompts], samplings)
-        scores_B = self._rewards(prompts, [completion.tokens for completion in completions]).scores_B.cpu()
-        ended_B = finished(completions)
-        proxy_B = score_or_fixed(scores_B, ended_B, config.missing_eos_score)
-        gold_B = gold_scores(tokenizer, asked, completions)
-        self._scores.append(torch.stack([proxy_B.double(), gold_B, ended_B.double()]).view(3, -1, config.n))
-        texts = [tokenizer.decode(completion.tokens) for completion in completions]
-        self.texts += [texts[first : first + config.n] for first in range(0, len(texts), config.n)]
+def draw(
+    config: BestOfNConfig, engine: Engine, rewards: Rewards, questions: Sequence[Question], parts: Path
+) -> list[Drawn]:
+    """Draw and judge n answers to each question, keyed on its id and the seed.
+
+    Each part of them lies in a file of ``parts`` as soon as it is done, and is not drawn again. It begins with an empty
+    cache, so that it is the same whatever was drawn before it.
+    """
+    drawn: list[Drawn] = []
+    at_once = max(1, BATCHES * config.batch_size // config.n)
+    with progress_bar(f"best of n, {parts.name}", len(questions)) as bar:
+        for first in range(0, len(questions), at_once):
+            part = parts / f"{first:08}.jsonl"
+            if not part.is_file():
+                engine.refresh()
+                write_jsonl(part, _draw(config, engine, rewards, questions[first : first + at_once]))
+            drawn += read_jsonl(part, Drawn)
+            bar.update(len(drawn), "prompts")
+    return drawn
+
+
+def _draw(config: BestOfNConfig, engine: Engine, rewards: Rewards, questions: Sequence[Question]) -> list[Drawn]:
+    n, tokenizer = config.n, engine.tokenizer
+    asked = [question for question in questions for _ in range(n)]
+    prompts = prompts_of(tokenizer, asked)
+    samplings = [
+        Sampling(
+            config.max_tokens,
+            config.temperature,
+            seed=episode_seed("best of n", config.seed, question.id, number % n),
+        )
+        for number, question in enumerate(asked)
+    ]
+    completions = engine.generate([prompt.ids for prompt in prompts], samplings)
+    judged = rewards(prompts, [completion.tokens for completion in completions])
+    check_scores("best_of_n", judged)
+    texts = [tokenizer.decode(completion.tokens) for completion in completions]
+    ended_B = finished(completions)
+    proxy_PN = score_or_fixed(judged.scores_B.cpu(), ended_B, config.missing_eos_score).view(-1, n)
+    gold_PN = gold_scores(tokenizer, asked, completions).view(-1, n)
+    return [
+        Drawn(
+            id=question.id,
+            texts=texts[p * n : (p + 1) * n],
+            proxy=proxy_PN[p].tolist(),
+            gold=gold_PN[p].tolist(),
+            ended=ended_B.view(-1, n)[p].tolist(),
+        )
+        for p, question in enumerate(questions)
+    ]
 
 
 def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
-    """Write ``curve.json`` (worth and KL against n) and ``demonstrations.jsonl``. A killed run starts again."""
+    """Write ``curve.json`` (worth and KL against n) and ``demonstrations.jsonl``. A killed run goes on."""
     device = runtime.prepare()
     model, tokenizer = load_model(inputs["sft"])
-    reward_model = None
-    if asks_model(config.rewards):
-        reward_model = load_reward_for(inputs["reward"], inputs["sft"], tokenizer).to(device)
-    rewards = build_rewards(config.rewards, reward_model, tokenizer, config.dtype, config.batch_size)
+    reward_models = load_models(config.rewards, inputs, tokenizer, device)
+    rewards = build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.batch_size)
     engine = Engine(model.to(device), tokenizer, config.batch_size)
-    questions = read_questions(inputs["conversations"] / "prompts.jsonl")[: config.prompts]
-    heldout = read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts]
-    judged = Drawn(config, engine, rewards, "best of n, held out").draw(heldout)
+
+    def prompts(name: str) -> list[Question]:
+        return read_questions(inputs["conversations"] / name, tokenizer, model.config.context, config.max_prompt)
+
+    questions = prompts("prompts.jsonl")[: config.prompts] if config.prompts != 0 else []
+    heldout = prompts("prompts_heldout.jsonl")[: config.eval_prompts]
+    judged = draw(config, engine, rewards, heldout, out / PARTS / "held out")
     curve = [point(judged, n) for n in sizes(config.n)]
     write_json(out / "curve.json", {"prompts": len(heldout), "curve": curve})
-    kept: list[Conversation] = []
+    kept = demonstrations(config, questions, draw(config, engine, rewards, questions, out / PARTS / "training"))
     if questions:
-        kept = demonstrations(config, questions, Drawn(config, engine, rewards, "best of n").draw(questions), tokenizer)
         say(f"  best_of_n: {len(kept):,} of {len(questions):,} prompts have an answer worth keeping")
     write_jsonl(out / "demonstrations.jsonl", kept)
+    shutil.rmtree(out / PARTS)
     first, last = curve[0], curve[-1]
     return {
         "prompts": len(heldout),
@@ -162,10 +172,12 @@ def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
     }
 
 
-def point(judged: Drawn, n: int) -> dict[str, float]:
+def point(judged: Sequence[Drawn], n: int) -> dict[str, float]:
     """What the best of n is worth on average by the rewards and by the labeller, and its KL in nats."""
-    proxy_PN, gold_PN = judged.proxy_PN, judged.gold_PN
-    worth = {name: best_of(proxy_PN, x_PN, n).mean().item() for name, x_PN in (("proxy", proxy_PN), ("gold", gold_PN))}
+    proxy_PN, gold_PN = (torch.tensor([getattr(drawn, name) for drawn in judged]).double() for name in WORTH)
+    worth = {
+        name: best_of(proxy_PN, x_PN, n).mean().item() for name, x_PN in zip(WORTH, (proxy_PN, gold_PN), strict=True)
+    }
     return {"n": n, "kl": best_of_n_kl(n), **worth}
 
 
@@ -178,27 +190,25 @@ def sizes(n: int) -> list[int]:
     return sorted({*(1 << power for power in range(n.bit_length())), n})
 
 
-def demonstrations(
-    config: BestOfNConfig, questions: Sequence[Question], drawn: Drawn, tokenizer: Tokenizer
-) -> list[Conversation]:
+def demonstrations(config: BestOfNConfig, questions: Sequence[Question], drawn: Sequence[Drawn]) -> list[Conversation]:
     """Each question with its best answer that ended and says something, where it is worth ``min_score``."""
     kept = []
-    for question, texts, proxy_N, ended_N in zip(questions, drawn.texts, drawn.proxy_PN, drawn.ended_PN, strict=True):
-        good = [i for i in range(config.n) if ended_N[i] and texts[i].strip()]
+    for question, answers in zip(questions, drawn, strict=True):
+        good = [i for i, text in enumerate(answers.texts) if answers.ended[i] and text.strip()]
         if not good:
             continue
-        best = max(good, key=lambda i: proxy_N[i].item())
-        if config.min_score is not None and proxy_N[best] < config.min_score:
+        best = max(good, key=lambda i: answers.proxy[i])
+        if config.min_score is not None and answers.proxy[best] < config.min_score:
             continue
-        messages = [*question.messages, Message(role="assistant", content=texts[best])]
-        meta = {"score": proxy_N[best].item(), "n": config.n}
+        messages = [*question.messages, Message(role="assistant", content=answers.texts[best])]
+        meta = {"score": answers.proxy[best], "n": config.n}
         kept.append(Conversation(id=question.id, messages=messages, source="best_of_n", meta=meta))
     return kept
 
 
 STAGE = Stage(
     name="best_of_n",
-    version=1,
+    version=2,
     config=BestOfNConfig,
     inputs=("sft", "reward", "conversations"),
     run=run,

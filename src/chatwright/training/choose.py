@@ -36,7 +36,7 @@ class ChooseConfig(StageConfig):
     with the same seed. missing_eos_score: of an answer that ran into ``max_tokens``.
     """
 
-    among: str = "sft"
+    among: str = Field(default="sft", pattern=r"^sft(@.+)?$")
     prompts: int = Field(default=128, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=256, gt=0)

@@ -18,10 +18,11 @@ from chatwright.labelling.simulated import agreement, gold_score, rank
 from chatwright.model.folder import load_model
 from chatwright.records import Comparison, Question
 from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar, say
-from chatwright.storage import keyed_uniform, read_jsonl, write_jsonl
+from chatwright.storage import keyed_uniform, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import runtime
+from chatwright.training.questions import read_questions
 
 DONORS = 20  # prompts drawn from all to lend an answer, in turn with those on the same subject
 PROMPTS_AT_ONCE = 256  # between two movements of the progress bar; the engine cuts them into its own batches
@@ -77,8 +78,8 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     device = runtime.prepare()
     model, tokenizer = load_model(inputs["sft"])
     engine = Engine(model.to(device), tokenizer, config.batch_size)
-    questions = read_prompts(inputs["conversations"] / "prompts.jsonl", config)
-    held_out = read_prompts(inputs["conversations"] / "prompts_heldout.jsonl", config)
+    files = (inputs["conversations"] / f"{name}.jsonl" for name in ("prompts", "prompts_heldout"))
+    questions, held_out = (read_prompts(file, config, tokenizer, model.config.context) for file in files)
     total = len(questions) + len(held_out)
     answers = sample_all(config, engine, tokenizer, questions + held_out, "compare")
     ranked = compare(config, questions, answers[: len(questions)])
@@ -231,11 +232,9 @@ def _share(counts: Sequence[tuple[int, int]]) -> float:
     return alike / total if total else 1.0
 
 
-def read_prompts(path: Path, config: CompareConfig) -> list[Question]:
-    """The prompts of a file that are compared. UserError when it has none."""
-    questions = read_jsonl(path, Question)
-    if not questions:
-        raise UserError(f"{path} has no prompts.")
+def read_prompts(path: Path, config: CompareConfig, tokenizer: Tokenizer, context: int) -> list[Question]:
+    """The prompts of a file that are compared. UserError when it has none that leave room in the context."""
+    questions = read_questions(path, tokenizer, context)
     first = config.offset % len(questions)
     return (questions[first:] + questions[:first])[: config.prompts]
 

@@ -7,7 +7,7 @@ model's, over the same pairs. Nothing is sampled, and no reward model is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from chatwright.errors import UserError
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model
 from chatwright.records import Comparison
-from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import file_digest
+from chatwright.stage import Headline, Inputs, Stage, progress_bar, say
+from chatwright.storage import digest, file_digest
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
+from chatwright.training.comparisons import ComparisonsConfig, as_ids, mistakes, read
+from chatwright.training.config import CheckpointConfig, GradientConfig, StartConfig, TuningConfig
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
 from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.objectives import better_pairs, ranking_loss
@@ -34,15 +34,15 @@ from chatwright.training.order import Shuffled
 from chatwright.training.parallel import Layout
 from chatwright.training.ppo.rollout import collate, in_groups, response_logprobs
 from chatwright.training.rankings import fitted, preferences, ranks_of
-from chatwright.training.reward import mistakes, pair_accuracy, read_comparisons
+from chatwright.training.reward import pair_accuracy
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
 
 ROWS = 16  # answers side by side in one forward pass, alike in length
 
 
-class DpoConfig(TuningConfig, GradientConfig):
-    """How the policy learns from rankings; numbers from the DPO paper, appendix B, "ours" where it has none.
+class DpoConfig(StartConfig, ComparisonsConfig, TuningConfig, GradientConfig):
+    """How the policy learns from rankings (see `ComparisonsConfig`); numbers from the DPO paper, appendix B, or ours.
 
     batch: prompts in a step, each with all its answers and all their pairs. micro_batch: answers whose activations are
     kept at a time. beta: how much a nat of distance from the SFT model is worth. label_smoothing: share of the labels
@@ -59,12 +59,6 @@ class DpoConfig(TuningConfig, GradientConfig):
     eval_every: int = Field(default=20, gt=0)
     eval_prompts: int = Field(default=128, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=20)
-
-    def layout(self) -> Layout:
-        """See `TuningConfig.layout`. UserError in several processes."""
-        if world.size() > 1:
-            raise UserError("The stage dpo learns in one process; run it without torchrun.")
-        return super().layout()
 
 
 def dpo_loss(
@@ -112,15 +106,23 @@ def choices(tokenizer: Tokenizer, comparison: Comparison, context: int) -> Choic
     return Choices(prompt, [ids[len(prompt) :] for ids in texts], [-int(value) for value in preferences(comparison)])
 
 
-def answer_logprobs(model: Decoder, group: Sequence[Choices], tokenizer: Tokenizer, precision: Precision) -> Tensor:
-    """Log-probability of each answer of each comparison, one after another, ``[N]`` float32."""
+Answered = tuple[list[int], list[int]]  # the ids of a prompt, and those of an answer to it
+
+
+def answered(group: Sequence[Choices]) -> list[Answered]:
+    """Each answer of each comparison, one after another, with its prompt."""
+    return [(item.prompt, answer) for item in group for answer in item.answers]
+
+
+def answer_logprobs(model: Decoder, pairs: Sequence[Answered], tokenizer: Tokenizer, precision: Precision) -> Tensor:
+    """Log-probability of each answer, ``[N]`` float32."""
     device = model.embedding.weight.device
 
     def measure(tokens_BT: Tensor, valid_BT: Tensor, response_BT: Tensor) -> Tensor:
-        return response_logprobs(model, tokens_BT, valid_BT, response_BT, 1.0, tokenizer.vocab_size)[0]
+        settings = 1.0, tokenizer.vocab_size
+        return response_logprobs(model, tokens_BT, valid_BT, response_BT, *settings, entropy=False)[0]
 
-    prompts = [item.prompt for item in group for _ in item.answers]
-    answers = [answer for item in group for answer in item.answers]
+    prompts, answers = zip(*pairs, strict=True)
     with autocast(precision, device):
         return in_groups(measure, *collate(prompts, answers, tokenizer.pad, device), ROWS).sum(1)
 
@@ -130,20 +132,30 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     layout = config.layout()
     model, tokenizer = load_model(inputs["sft"])
     model.to(layout.device).eval()  # no dropout: the reference had none
-    path = inputs["compare"] / "comparisons.jsonl"
-    comparisons, items = read_choices(path, tokenizer, model.config.context)
-    heldout, heldout_items = read_choices(
-        inputs["compare"] / "comparisons_heldout.jsonl", tokenizer, model.config.context
+    data = read(config, inputs, out).limited(config)
+    most = min(config.max_tokens or model.config.context, model.config.context)
+
+    def ids_of(comparison: Comparison) -> Choices | None:
+        return choices(tokenizer, comparison, most)
+
+    comparisons, items = as_ids(data.training, ids_of, data.name, most)
+    heldout, heldout_items = as_ids(data.heldout, ids_of, data.name, most)
+    order = Shuffled(len(items), config.seed)
+    steps = math.ceil(config.epochs * len(items) / config.batch)
+    too_long = len(data.training) + len(data.heldout) - len(items) - len(heldout)
+    say(
+        f"  dpo: {len(items):,} prompts, {sum(len(item.ranks) for item in items):,} answers, {steps:,} steps; "
+        f"{len(heldout):,} held-out prompts; {too_long:,} left out, longer than {most:,} tokens"
     )
-    labels = [preferences(comparison) for comparison in heldout]
     # The reference is the model before its first step: its log-probabilities are computed once, and no copy is kept.
-    references, heldout_references = (_each(model, group, tokenizer, config) for group in (items, heldout_items))
+    with progress_bar("dpo: reference", len(items) + len(heldout)) as bar:
+        references = _each(model, items, tokenizer, config, layout, bar.update)
+        heldout_references = _each(
+            model, heldout_items, tokenizer, config, layout, lambda done: bar.update(len(items) + done)
+        )
     if config.lora is not None:
         add_adapters(model, config.lora, config.seed)
     layout.spread(model)
-    order = Shuffled(len(items), config.seed)
-    steps = math.ceil(config.epochs * len(items) / config.batch)
-    say(f"  dpo: {len(items):,} prompts, {sum(len(item.ranks) for item in items):,} answers, {steps:,} steps")
 
     def numbers(step: int) -> list[int]:
         return [number for _, number in order.take(step * config.batch, config.batch)]
@@ -151,51 +163,42 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
     def losses(step: int) -> Iterator[Part]:
         chosen = numbers(step)
         yield from preference_parts(
-            model, [items[i] for i in chosen], [references[i] for i in chosen], tokenizer, config
+            model, [items[i] for i in chosen], [references[i] for i in chosen], tokenizer, config, layout
         )
 
     def measure(done: int) -> Mapping[str, float]:
         if done % config.eval_every and done != steps:
             return {}
-        most = config.eval_prompts
-        return {"heldout_accuracy": accuracy(heldout_items[:most], heldout_references[:most], labels[:most])}
-
-    def accuracy(group: Sequence[Choices], before: Sequence[Tensor], truth: Sequence[Sequence[float]]) -> float:
-        after = _each(model, group, tokenizer, config)
-        return pair_accuracy([(a - b).tolist() for a, b in zip(after, before, strict=True)], truth)
+        part = slice(config.eval_prompts)
+        after = _each(model, heldout_items[part], tokenizer, config, layout)
+        found = judged(heldout_items[part], after, heldout_references[part], config.beta)
+        return {f"heldout_{name}": value for name, value in found.items()}
 
     identity = {
         "tokenizer": tokenizer.hash,
         "SFT model": file_digest(inputs["sft"] / "model.safetensors"),
-        "set of comparisons": file_digest(path),
+        "set of comparisons": digest([comparison.model_dump(mode="json") for comparison in data.training]),
     }
     plan = Plan.of("dpo", config, out, steps, identity, model.config)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: [comparisons[i].id for i in numbers(step)])
     train(trained, learn, plan, measure=measure, score=mistakes)
-    after = _each(model, heldout_items, tokenizer, config)
-    save_model(merged(model), out, tokenizer)
+    after = _each(model, heldout_items, tokenizer, config, layout)
+    result = merged(layout.whole(model))
+    world.once(lambda: save_model(result, out, tokenizer))
     remove_checkpoint(out / "checkpoint")
     moved = [a - b for a, b in zip(after, heldout_references, strict=True)]
+    found = judged(heldout_items, after, heldout_references, config.beta)
     return {
         "prompts": len(items),
         "heldout_prompts": len(heldout),
-        "accuracy_labels": pair_accuracy([change.tolist() for change in moved], labels),
+        "too_long": too_long,
+        "heldout_loss": found["loss"],
+        "accuracy_labels": found["accuracy"],
         "logprob_change_best": _of_rank(moved, heldout_items, best=True),
         "logprob_change_worst": _of_rank(moved, heldout_items, best=False),
         "steps": steps,
     }
-
-
-def read_choices(path: Path, tokenizer: Tokenizer, context: int) -> tuple[list[Comparison], list[Choices]]:
-    """The comparisons of a file that fit into the context, also as ids. UserError when none does."""
-    found = [(item, choices(tokenizer, item, context)) for item in read_comparisons(path)]
-    fitting = [(item, ids) for item, ids in found if ids is not None]
-    if not fitting:
-        raise UserError(f"No comparison of {path} fits into the model's context of {context} tokens.")
-    if len(fitting) < len(found):
-        say(f"  dpo: {len(found) - len(fitting):,} of the comparisons in {path.name} are too long and left out")
-    return [item for item, _ in fitting], [ids for _, ids in fitting]
 
 
 def preference_parts(
@@ -204,16 +207,19 @@ def preference_parts(
     references: Sequence[Tensor],
     tokenizer: Tokenizer,
     config: DpoConfig,
+    layout: Layout,
 ) -> Iterator[Part]:
     """The mean loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most."""
     pairs = sum(int(better_pairs(*ranks_of([item.ranks])).sum()) for item in items)
-    for group in _groups(items, config.micro_batch):
+    for group, most, counts in _turns(items, config.micro_batch, layout):
         chosen = [items[i] for i in group]
         ranks_BK, valid_BK = (
             tensor.to(model.embedding.weight.device) for tensor in ranks_of([item.ranks for item in chosen])
         )
-        logprobs_N = answer_logprobs(model, chosen, tokenizer, config.dtype)
-        reference_N = torch.cat([references[i] for i in group])
+        texts = answered(chosen)
+        filled = texts + texts[:1] * (most - len(texts))
+        logprobs_N = answer_logprobs(model, filled, tokenizer, config.dtype)[: len(texts)]
+        reference_N = torch.cat([references[i] for i in group]).to(logprobs_N.device)
         logprobs_BK, reference_BK = (
             torch.zeros(ranks_BK.shape, device=x_N.device).masked_scatter(valid_BK, x_N)
             for x_N in (logprobs_N, reference_N)
@@ -223,32 +229,71 @@ def preference_parts(
         margins_BKK = rewards_BK[:, :, None] - rewards_BK[:, None, :]
         better_BKK = better_pairs(ranks_BK, valid_BK)
         metrics = {
-            "accuracy": ((margins_BKK > 0) & better_BKK).sum() / max(1, pairs),
-            "margin": margins_BKK[better_BKK].sum() / max(1, pairs),
+            "accuracy": counts * ((margins_BKK > 0) & better_BKK).sum() / max(1, pairs),
+            "margin": counts * margins_BKK[better_BKK].sum() / max(1, pairs),
         }
-        yield Part(loss * (len(group) / len(items)), sum(item.tokens for item in chosen), metrics)
+        tokens = sum(item.tokens for item in chosen) if counts else 0
+        yield Part(loss * (counts * len(group) / len(items)), tokens, metrics)
+
+
+def judged(
+    items: Sequence[Choices], after: Sequence[Tensor], before: Sequence[Tensor], beta: float
+) -> dict[str, float]:
+    """The mean loss of comparisons, log 2 where nothing has moved, and the share of their pairs in the right order."""
+    losses = [
+        dpo_loss(a[None], b[None], torch.tensor([item.ranks]), torch.ones(1, len(item.ranks), dtype=torch.bool), beta)
+        for item, a, b in zip(items, after, before, strict=True)
+    ]
+    rewards = [(a - b).tolist() for a, b in zip(after, before, strict=True)]
+    truth = [[-float(rank) for rank in item.ranks] for item in items]
+    return {"loss": torch.stack(losses).mean().item(), "accuracy": pair_accuracy(rewards, truth)}
 
 
 @torch.no_grad()
-def _each(model: Decoder, items: Sequence[Choices], tokenizer: Tokenizer, config: DpoConfig) -> list[Tensor]:
-    """The log-probabilities of each comparison's answers, ``[K]`` each."""
+def _each(
+    model: Decoder,
+    items: Sequence[Choices],
+    tokenizer: Tokenizer,
+    config: DpoConfig,
+    layout: Layout,
+    tell: Callable[[int], None] = lambda done: None,
+) -> list[Tensor]:
+    """The log-probabilities of each comparison's answers, ``[K]`` each; every process measures its share of them."""
     found: list[Tensor] = []
     for first in range(0, len(items), ROWS):
         group = items[first : first + ROWS]
-        found += answer_logprobs(model, group, tokenizer, config.dtype).split([len(item.ranks) for item in group])
+        texts = answered(group)
+        own = [texts[min(i, len(texts) - 1)] for i in layout.share(len(texts))]
+        logprobs_N = layout.joined(answer_logprobs(model, own, tokenizer, config.dtype), len(texts))
+        found += logprobs_N.cpu().split([len(item.ranks) for item in group])
+        tell(len(found))
     return found
 
 
-def _groups(items: Sequence[Choices], most: int) -> Iterator[list[int]]:
-    """Numbers of the items in groups with at most ``most`` answers, or of one item that has more."""
+def _turns(items: Sequence[Choices], most: int, layout: Layout) -> Iterator[tuple[list[int], int, bool]]:
+    """Part by part: the numbers of this process's items, the most answers that any process has, whether it counts.
+
+    Each process has its share of the items. Processes that exchange weights must make equally many passes: one that has
+    fewer parts than another goes through its first items again, for nothing.
+    """
+    numbers = range(len(items))
+    shares = [list(_groups(items, numbers[rank :: layout.ranks] or numbers[:1], most)) for rank in range(layout.ranks)]
+    for part in range(max(map(len, shares))):
+        at_once = [groups[part] if part < len(groups) else groups[0] for groups in shares]
+        answers = max(sum(len(items[i].ranks) for i in group) for group in at_once)
+        yield at_once[layout.rank], answers, layout.rank < len(items) and part < len(shares[layout.rank])
+
+
+def _groups(items: Sequence[Choices], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The numbered items in groups with at most ``most`` answers, or of one item that has more."""
     group: list[int] = []
     held = 0
-    for i, item in enumerate(items):
-        if group and held + len(item.ranks) > most:
+    for i in numbers:
+        if group and held + len(items[i].ranks) > most:
             yield group
             group, held = [], 0
         group.append(i)
-        held += len(item.ranks)
+        held += len(items[i].ranks)
     yield group
 
 
@@ -266,7 +311,7 @@ def _of_rank(moved: Sequence[Tensor], items: Sequence[Choices], *, best: bool) -
 
 STAGE = Stage(
     name="dpo",
-    version=1,
+    version=2,
     config=DpoConfig,
     inputs=("sft", "compare"),
     run=run,

@@ -33,7 +33,7 @@ class SpikeConfig(BaseModel):
     training instead of learning from it (PaLM, 5.1, went back and left batches out by hand).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     deviations: float = Field(default=6.0, gt=0)
     history: int = Field(default=50, gt=1)

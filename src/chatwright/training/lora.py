@@ -30,7 +30,7 @@ class LoraConfig(BaseModel):
     attention's and the MLP's. Such a model wants about ten times the learning rate of a whole one.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     rank: int = Field(default=16, gt=0)  # ours; the paper goes from 1 to 64
     alpha: float = Field(default=32.0, gt=0)  # ours: twice the rank
@@ -45,17 +45,20 @@ class LoraLinear(nn.Linear):
     rows belong to the rows of the weight.
     """
 
-    def __init__(
-        self, linear: nn.Linear, maps: tuple[int, ...], config: LoraConfig, generator: torch.Generator
-    ) -> None:
+    def __init__(self, linear: nn.Linear, maps: tuple[int, ...], rank: int, scale: float) -> None:
         """In place of ``linear``, whose parameters it takes. ``maps``: how many rows each of its maps has."""
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
-        self.maps, self.scale = maps, config.alpha / config.rank
-        drawn = torch.randn(len(maps) * config.rank, linear.in_features, generator=generator)
+        self.maps, self.scale = maps, scale
         device = linear.weight.device
-        self.lora_a = nn.Parameter((drawn / math.sqrt(linear.in_features)).to(device))
-        self.lora_b = nn.Parameter(torch.zeros(linear.out_features, config.rank, device=device))
+        self.lora_a = nn.Parameter(torch.empty(len(maps) * rank, linear.in_features, device=device))
+        self.lora_b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Fill ``lora_a``; drawn on the generator's device, so that every machine begins alike."""
+        drawn = torch.randn(self.lora_a.shape, generator=generator)
+        self.lora_a.copy_(drawn / math.sqrt(self.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         small = F.linear(x, self.lora_a).split(self.lora_b.shape[1], dim=-1)
@@ -89,7 +92,20 @@ def add_adapters(decoder: Decoder, config: LoraConfig, seed: int) -> None:
         }
         for name, (parent, maps) in places.items():
             if name in config.targets:
-                setattr(parent, name, LoraLinear(getattr(parent, name), maps, config, generator))
+                adapted = LoraLinear(getattr(parent, name), maps, config.rank, config.alpha / config.rank)
+                adapted.draw(generator)
+                setattr(parent, name, adapted)
+
+
+def add_adapters_as(model: nn.Module, plain: nn.Module) -> None:
+    """Give a plain model adapters where ``model`` has them, with room for their weights and nothing in it."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            parent, _, child = name.rpartition(".")
+            linear = plain.get_submodule(name)
+            assert isinstance(linear, nn.Linear)
+            adapted = LoraLinear(linear, module.maps, module.lora_b.shape[1], module.scale)
+            setattr(plain.get_submodule(parent), child, adapted)
 
 
 def merged(model: ModelT) -> ModelT:

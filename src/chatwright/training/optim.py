@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,9 @@ NEWTON_SCHULZ_STEPS = 5
 UPDATE_RMS = 0.2
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
+
+
 class OptimConfig(BaseModel):
     """How weights are updated.
 
@@ -33,12 +36,12 @@ class OptimConfig(BaseModel):
     betas, eps, weight_decay, clip: as GPT-3, appendix B; decay is decoupled and spares norms, biases and 1-D gains.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["muon", "adamw"] = "muon"
     lr: float = Field(default=3e-3, gt=0)
     matrix_lr: float | None = Field(default=None, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     momentum: float = Field(default=0.95, ge=0, lt=1)  # Muon's, Keller Jordan

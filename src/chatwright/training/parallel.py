@@ -27,6 +27,7 @@ from chatwright.model.decoder import Block, Decoder
 from chatwright.model.heads import ScoredDecoder
 from chatwright.stage import say
 from chatwright.training import world
+from chatwright.training.lora import add_adapters_as
 
 # What tensor parallelism notes on a parameter: in which order its rows stand, and that its gradient is of some heads.
 ROW_ORDER, SEES_SOME_HEADS = "row_order", "sees_some_heads"
@@ -316,12 +317,13 @@ def finish_gradients(parameters: Iterable[nn.Parameter], layout: Layout) -> None
 
 
 def _plain(model: ModelT) -> ModelT:
-    """A model of the same config with memory for its weights and nothing in it."""
+    """A model of the same config, and adapters, with memory for its weights and nothing in it."""
     decoder = model.decoder if isinstance(model, ScoredDecoder) else model
     device = decoder.embedding.weight.device
     with torch.device("meta"):
         plain = Decoder(decoder.config)
         made = ScoredDecoder(plain) if isinstance(model, ScoredDecoder) else plain
+        add_adapters_as(model, made)
     made.to_empty(device=device)
     return made
 

@@ -37,7 +37,7 @@ from chatwright.training.schedules import grown
 class WeighedShards(BaseModel):
     """A folder of token shards, named by its ``index.json``, and its weight; weights need not sum to 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     index: Path
     weight: float = Field(gt=0)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chatwright.errors import UserError
-from chatwright.formats import Malformed, best_answered, by_prompt, load_comparisons
+from chatwright.formats import best_answered
 from chatwright.labelling.simulated import length
 from chatwright.model.folder import load_model, save_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Comparison, Conversation, Record
 from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import digest, keyed_uniform, read_jsonl, write_jsonl
+from chatwright.storage import digest, read_jsonl, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
+from chatwright.training.comparisons import Compared, ComparisonsConfig, as_ids, drawn, mistakes, read
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig, lay_under
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, train
 from chatwright.training.lora import add_adapters, learned, merged
 from chatwright.training.optim import OptimConfig, build_optimizers
@@ -32,20 +32,25 @@ from chatwright.training.rankings import Ranking, preferences, ranking, ranking_
 from chatwright.training.schedules import ScheduleConfig
 from chatwright.training.sft import example, fitting
 
-RecordT = TypeVar("RecordT", Comparison, Conversation)
-
 HELDOUT = "heldout.jsonl"  # what the model was measured on
 HELDOUT_SCORES = "heldout_scores.jsonl"
 
 
-class RewardConfig(TuningConfig, GradientConfig):
-    """How the reward model is trained.
+# The reward model of InstructGPT, 6B.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "instructgpt": {
+        "epochs": 1.0,  # C.2: more overfits
+        "batch": 64,  # C.2: prompts, each with all its pairs
+        "optim": {"kind": "adamw", "lr": 9e-6, "betas": (0.9, 0.95), "weight_decay": 0.0},  # C.2; C; decay ours
+        "schedule": {"kind": "cosine", "warmup": 0.0, "floor": 0.1},  # C.2: to a tenth; no warm-up ours
+    },
+}
 
-    data: comparisons of your own in place of those of ``compare``, in any form that `formats.load_comparisons` reads;
-    pairs are K = 2. A share ``heldout`` of them, by prompt, is kept out of training; ``malformed`` says what becomes of
-    records that cannot be read. prompts, heldout_prompts: at most so many of each, drawn by their ids; None for all.
-    max_tokens: of a prompt with an answer, at most the context. Longer ones lose their first exchanges; where one turn
-    is too long, the comparison is left out.
+
+class RewardConfig(ComparisonsConfig, TuningConfig, GradientConfig):
+    """How the reward model is trained, beside what it learns from (see `ComparisonsConfig`).
+
+    preset: InstructGPT's settings (see `PRESETS`), which other keys override.
 
     batch: prompts in a step, each with all its answers (InstructGPT C.2: 64). micro_batch: answers that go through the
     model at a time. demonstrations: how many of them set the zero of the reward; with own data, so many of the best
@@ -53,25 +58,23 @@ class RewardConfig(TuningConfig, GradientConfig):
     held-out prompts; the headline is of all.
     """
 
-    data: Path | None = None
-    heldout: float = Field(default=0.2, gt=0, lt=1)
-    malformed: Malformed = "refuse"
-    prompts: int | None = Field(default=None, gt=0)
-    heldout_prompts: int | None = Field(default=None, gt=0)
-    max_tokens: int | None = Field(default=None, gt=0)
+    preset: Literal["instructgpt"] | None = None
     epochs: float = Field(default=1.0, gt=0)  # InstructGPT C.2: more overfits
     batch: int = Field(default=64, gt=0)
     micro_batch: int = Field(default=256, gt=0)
-    optim: OptimConfig = OptimConfig(lr=5e-4, weight_decay=0.0)
+    optim: OptimConfig = OptimConfig(lr=5e-4, weight_decay=0.0)  # ours, for small models: Muon
     schedule: ScheduleConfig = ScheduleConfig(kind="cosine")  # InstructGPT C.2: cosine to a tenth
     demonstrations: int = Field(default=512, gt=0)
     eval_every: int = Field(default=20, gt=0)
     eval_prompts: int = Field(default=128, gt=0)
     checkpoint: CheckpointConfig = CheckpointConfig(every=20)
 
-    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
-        """With own data, the SFT model alone."""
-        return ("sft",) if self.data else inputs
+    not_in_key: ClassVar[frozenset[str]] = TuningConfig.not_in_key | {"preset"}  # what it sets is in the key
+
+    @model_validator(mode="after")
+    def _takes_the_rest_from_preset(self) -> RewardConfig:
+        lay_under(self, PRESETS[self.preset] if self.preset else {})
+        return self
 
 
 class Scores(Record):
@@ -79,22 +82,6 @@ class Scores(Record):
 
     id: str
     scores: list[float]
-
-
-@dataclass(frozen=True)
-class Data:
-    """What there is to learn from and to be measured on.
-
-    name: of the file that it is from, for messages. hash: of all that is learned from. gold: a file of `Scores`, which
-    need not exist. zero: answers whose mean score is to be 0.
-    """
-
-    name: Path
-    hash: str
-    training: list[Comparison]
-    heldout: list[Comparison]
-    gold: Path
-    zero: list[Conversation]
 
 
 def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
@@ -110,10 +97,16 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
     if decoder.head is not None:
         decoder.head.requires_grad_(False)  # the language model's head has no part in a score
     layout.spread(model).eval()  # no dropout in reward models (NDET)
-    data = read_data(config, inputs, out)
+    compared = read(config, inputs, out)
+    data = compared.limited(config)
     most = min(config.max_tokens or decoder.config.context, decoder.config.context)
-    comparisons, rankings = as_ids(tokenizer, data.training, most, data.name)
-    heldout, heldout_rankings = as_ids(tokenizer, data.heldout, most, data.name)
+
+    def ids_of(comparison: Comparison) -> Ranking | None:
+        return ranking(tokenizer, comparison, most)
+
+    comparisons, rankings = as_ids(data.training, ids_of, data.name, most)
+    heldout, heldout_rankings = as_ids(data.heldout, ids_of, data.name, most)
+    zero = zero_ids(tokenizer, read_zero(config, inputs, compared), decoder.config.context)
     heldout_answers = [item.answers for item in heldout_rankings]
     labels = [preferences(comparison) for comparison in heldout]
     order = Shuffled(len(rankings), config.seed)
@@ -139,7 +132,8 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         scores = score_each(model, answers, config.micro_batch, tokenizer.pad, config.dtype)
         return {"heldout_accuracy": pair_accuracy(scores, labels[: config.eval_prompts])}
 
-    identity = {"tokenizer": tokenizer.hash, "set of comparisons": data.hash}
+    content = digest([comparison.model_dump(mode="json") for comparison in data.training])
+    identity = {"tokenizer": tokenizer.hash, "set of comparisons": content}
     plan = Plan.of("reward", config, out, steps, identity, decoder.config)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
 
@@ -148,7 +142,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
 
     learn = gradient_steps(trained, losses, plan, config, documents)
     train(trained, learn, plan, measure=measure, score=mistakes)
-    raw_mean = center(model, tokenizer, data.zero, config)
+    raw_mean = center(model, zero, config, tokenizer.pad)
     scores = score_each(model, heldout_answers, config.micro_batch, tokenizer.pad, config.dtype)
     result = merged(layout.whole(model))
     world.once(lambda: _leave(result, tokenizer, heldout, scores, out))
@@ -158,7 +152,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
         "prompts": len(rankings),
         "heldout_prompts": len(heldout),
         "too_long": too_long,
-        **accuracies(heldout, scores, data.gold),
+        **accuracies(heldout, scores, data.name.with_name("scores.jsonl") if config.data is None else None),
         "demonstration_mean_before": raw_mean,
         "heldout_score_mean": flat.mean().item(),
         "heldout_score_std": flat.std().item(),
@@ -175,94 +169,49 @@ def _leave(
     save_reward(model, out, tokenizer)
 
 
-def read_data(config: RewardConfig, inputs: Inputs, out: Path) -> Data:
-    """The comparisons of ``compare``, or those of the user's own. UserError when there are none of a kind."""
-    if config.data is None:
-        folder = inputs["compare"]
-        name, gold = folder / "comparisons.jsonl", folder / "scores.jsonl"
-        training, heldout = read_comparisons(name), read_comparisons(folder / "comparisons_heldout.jsonl")
-        zero = sample_demonstrations(inputs["conversations"] / "demonstrations.jsonl", config)
-    else:
-        name, gold = config.data, out / "no scores"
-        ranked = [c for c in load_comparisons(name).accepted(config.malformed, out) if len(c.tiers) > 1]
-        training, heldout = by_prompt(ranked, config.heldout)
-        if not training or not heldout:
-            raise UserError(
-                f"{name} has too few comparisons in which one answer is ranked above another: {len(training)} to learn "
-                f"from and {len(heldout)} held out; change reward.heldout ({config.heldout}) or give more."
-            )
-        zero = [best_answered(c) for c in drawn(training, config.demonstrations, "center", config.seed)]
-    training = drawn(training, config.prompts, "prompts", config.seed)
-    heldout = drawn(heldout, config.heldout_prompts, "heldout prompts")
-    content = digest([comparison.model_dump(mode="json") for comparison in training])
-    return Data(name, content, training, heldout, gold, zero)
-
-
-def drawn(records: Sequence[RecordT], count: int | None, *key: object) -> list[RecordT]:
-    """At most ``count`` of the records, drawn by their ids; all of them, in their order, for None."""
-    if count is None:
-        return list(records)
-    return sorted(records, key=lambda record: keyed_uniform(*key, record.id))[:count]
-
-
-def as_ids(
-    tokenizer: Tokenizer, comparisons: Sequence[Comparison], most: int, name: Path
-) -> tuple[list[Comparison], list[Ranking]]:
-    """The comparisons that fit into ``most`` tokens, and their ids. UserError when none does."""
-    found = [(item, ids) for item in comparisons if (ids := ranking(tokenizer, item, most)) is not None]
-    if not found:
-        raise UserError(f"No comparison of {name} fits into {most} tokens; shorten them, or raise reward.max_tokens.")
-    return [item for item, _ in found], [ids for _, ids in found]
-
-
-def mistakes(measured: Mapping[str, float]) -> float | None:
-    """Share of held-out pairs ordered wrongly, by which checkpoints are compared; None where it was not measured."""
-    return 1 - measured["heldout_accuracy"] if "heldout_accuracy" in measured else None
-
-
-def read_comparisons(path: Path) -> list[Comparison]:
-    """The comparisons of a file. UserError when it holds none or none says which answer is better."""
-    comparisons = read_jsonl(path, Comparison)
-    if not any(len(comparison.tiers) > 1 for comparison in comparisons):
-        raise UserError(f"{path} holds no comparison in which one answer is ranked above another.")
-    return comparisons
-
-
-def center(
-    model: ScoredDecoder, tokenizer: Tokenizer, demonstrations: Sequence[Conversation], config: RewardConfig
-) -> float:
-    """Shift the model's scores so that the demonstrations' mean is 0 (InstructGPT 3.5); returns the mean before."""
-    context = model.decoder.config.context
-    # A score reads the last id too, which `fitting` counts as predicted only.
-    talks = (fitting(tokenizer, conversation.messages, context - 1) for conversation in demonstrations)
-    ids = [[example(tokenizer, messages).ids] for messages in talks if messages]
-    if not ids:
-        raise UserError(f"No demonstration fits into the model's context of {context} tokens; shorten them.")
-    scores = score_each(model, ids, config.micro_batch, tokenizer.pad, config.dtype)
-    mean = math.fsum(score for (score,) in scores) / len(scores)
-    model.bias += mean
-    return mean
-
-
-def sample_demonstrations(path: Path, config: RewardConfig) -> list[Conversation]:
-    """As many demonstrations as the config asks for, drawn by their ids."""
+def read_zero(config: RewardConfig, inputs: Inputs, compared: Compared) -> list[Conversation]:
+    """What has a mean reward of 0: demonstrations (InstructGPT 3.5), or the best answers in data of one's own."""
+    if config.data is not None:
+        best = drawn(compared.training, config.demonstrations, "center", config.seed)
+        return [best_answered(comparison) for comparison in best]
+    path = inputs["conversations"] / "demonstrations.jsonl"
     conversations = read_jsonl(path, Conversation)
     if not conversations:
         raise UserError(f"{path} holds no demonstrations; run the stage conversations again.")
     return drawn(conversations, config.demonstrations, "center", config.seed)
 
 
-def accuracies(comparisons: Sequence[Comparison], scores: Sequence[list[float]], gold_file: Path) -> dict[str, float]:
+def zero_ids(tokenizer: Tokenizer, demonstrations: Sequence[Conversation], context: int) -> list[list[int]]:
+    """The ids of each demonstration that fits into the context. UserError when none does."""
+    # A score reads the last id too, which `fitting` counts as predicted only.
+    talks = (fitting(tokenizer, conversation.messages, context - 1) for conversation in demonstrations)
+    ids = [example(tokenizer, messages).ids for messages in talks if messages]
+    if not ids:
+        raise UserError(f"No demonstration fits into the model's context of {context} tokens; shorten them.")
+    return ids
+
+
+def center(model: ScoredDecoder, zero: Sequence[list[int]], config: RewardConfig, pad: int) -> float:
+    """Shift the model's scores so that the mean of these texts is 0 (InstructGPT 3.5); returns the mean before."""
+    scores = score_each(model, [[ids] for ids in zero], config.micro_batch, pad, config.dtype)
+    mean = math.fsum(score for (score,) in scores) / len(scores)
+    model.bias += mean
+    return mean
+
+
+def accuracies(
+    comparisons: Sequence[Comparison], scores: Sequence[list[float]], gold_file: Path | None
+) -> dict[str, float]:
     """Held-out pair accuracies.
 
-    ``accuracy_labels``: the model against the labels as given. Where ``gold_file`` holds what the answers are worth
+    ``accuracy_labels``: the model against the labels as given. Where ``gold_file`` tells what the answers are worth
     without noise, against that order: ``accuracy`` of the model, ``labeler_agreement`` of the labels themselves and
     ``length_accuracy`` of the rule that the longer answer is better.
     """
     labels = [preferences(comparison) for comparison in comparisons]
     lengths = [[float(length(answer)) for answer in comparison.answers] for comparison in comparisons]
     found = {"accuracy_labels": pair_accuracy(scores, labels), "length_accuracy_labels": pair_accuracy(lengths, labels)}
-    if not gold_file.exists():
+    if gold_file is None or not gold_file.exists():
         return found
     by_id = {record.id: record.scores for record in read_jsonl(gold_file, Scores)}
     missing = [
@@ -271,6 +220,8 @@ def accuracies(comparisons: Sequence[Comparison], scores: Sequence[list[float]],
     if missing:
         raise UserError(f"{gold_file} has no scores for the answers of comparison {missing[0]!r}; run compare again.")
     gold = [by_id[comparison.id] for comparison in comparisons]
+    if all(len(set(worth)) == 1 for worth in gold):  # as of prompts about which the labeller knows nothing
+        return found
     return {
         "accuracy": pair_accuracy(scores, gold),
         "labeler_agreement": pair_accuracy(labels, gold),

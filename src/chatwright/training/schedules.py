@@ -64,7 +64,7 @@ class ScheduleConfig(BaseModel):
     the share of all steps after which cosine has fallen, and stays (GPT-3: 260 of 300 billion tokens).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["constant", "cosine", "trapezoid"] = "trapezoid"
     warmup: float = Field(default=0.02, ge=0, le=1)

@@ -23,7 +23,7 @@ from chatwright.tokenizer.chat import render_with_mask
 from chatwright.training import world
 from chatwright.training.batches import Ahead, Example, Packed
 from chatwright.training.checkpoint import remove_checkpoint
-from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig
+from chatwright.training.config import CheckpointConfig, GradientConfig, TuningConfig, lay_under
 from chatwright.training.heldout import bits_per_byte
 from chatwright.training.language import language_parts, summed_nats
 from chatwright.training.loop import Part, Plan, Trained, gradient_steps, restore_best, train
@@ -101,13 +101,7 @@ class SftConfig(TuningConfig, GradientConfig):
 
     @model_validator(mode="after")
     def _takes_the_rest_from_preset(self) -> SftConfig:
-        for key, value in PRESETS[self.preset].items() if self.preset else ():
-            given = getattr(self, key)
-            if isinstance(value, Mapping):
-                own = given.model_dump(include=given.model_fields_set) if key in self.model_fields_set else {}
-                object.__setattr__(self, key, type(given)(**{**value, **own}))  # past the freeze: not yet given out
-            elif key not in self.model_fields_set:
-                object.__setattr__(self, key, value)
+        lay_under(self, PRESETS[self.preset] if self.preset else {})
         return self
 
     @model_validator(mode="after")

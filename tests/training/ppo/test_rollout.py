@@ -19,7 +19,6 @@ from chatwright.training.ppo.rollout import (
     episode_seed,
     finished,
     response_logprobs,
-    response_values,
     reward_model_score,
     sampled_logprobs,
     spread,
@@ -36,40 +35,6 @@ def naive_logprobs(model: Decoder, prompt: list[int], response: list[int], tempe
     logits_TV = model(torch.tensor([prompt + response]))[0] / temperature
     logprobs_TV = logits_TV.log_softmax(-1)
     return torch.stack([logprobs_TV[len(prompt) + i - 1, token] for i, token in enumerate(response)])
-
-
-def padded_right(prompts: list[list[int]], responses: list[list[int]]) -> tuple[torch.Tensor, ...]:
-    """The same sequences with all padding at the end: another layout than `collate`'s."""
-    columns = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True)) + 2
-    tokens_BT = torch.full((len(prompts), columns), PAD)
-    valid_BT, response_BT = torch.zeros(2, len(prompts), columns, dtype=torch.bool)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        end = len(prompt) + len(response)
-        tokens_BT[row, :end] = torch.tensor(prompt + response)
-        valid_BT[row, :end] = True
-        response_BT[row, len(prompt) : end] = True
-    return tokens_BT, valid_BT, response_BT
-
-
-def test_left_and_right_padding_do_not_change_logprobs(policy: Decoder, tokenizer: Tokenizer) -> None:
-    for layout in (collate, lambda p, r, pad: padded_right(p, r)):
-        batch = layout(PROMPTS, RESPONSES, PAD)
-        logprobs_BT, _ = response_logprobs(policy, *batch, 1.0, tokenizer.vocab_size)
-        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-            expected = naive_logprobs(policy, prompt, response, 1.0)
-            torch.testing.assert_close(logprobs_BT[row][batch[2][row]], expected, atol=1e-5, rtol=1e-5)
-        assert (logprobs_BT[~batch[2]] == 0).all()
-
-
-def test_left_and_right_padding_do_not_change_values(critic: ScoredDecoder) -> None:
-    for layout in (collate, lambda p, r, pad: padded_right(p, r)):
-        batch = layout(PROMPTS, RESPONSES, PAD)
-        values_BT = response_values(critic, *batch)
-        for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
-            alone_T = critic(torch.tensor([prompt + response]))[0]
-            expected = alone_T[len(prompt) - 1 : -1]  # the state *before* each response token
-            torch.testing.assert_close(values_BT[row][batch[2][row]], expected, atol=1e-5, rtol=1e-5)
-        assert (values_BT[~batch[2]] == 0).all()
 
 
 def test_the_reward_is_read_at_the_last_response_token_whatever_the_batch(critic: ScoredDecoder) -> None:
@@ -103,24 +68,6 @@ def test_ids_that_the_tokenizer_lacks_have_no_share_of_the_probability(policy: D
     logprobs_BT, _ = response_logprobs(policy, *batch, 1.0, vocab_size=100)
     logits_V = policy(torch.tensor([PROMPTS[0]]))[0, -1, :100]
     torch.testing.assert_close(logprobs_BT[0][batch[2][0]][0], logits_V.log_softmax(-1)[RESPONSES[0][0]])
-
-
-def test_a_pad_id_inside_a_text_is_a_token_like_any_other(policy: Decoder, tokenizer: Tokenizer) -> None:
-    prompts, responses = [[5, PAD, 7], [8]], [[PAD, 20], [21, PAD, PAD]]
-    batch = collate(prompts, responses, PAD)
-    logprobs_BT, _ = response_logprobs(policy, *batch, 1.0, tokenizer.vocab_size)
-    for row in range(2):
-        expected = naive_logprobs(policy, prompts[row], responses[row], 1.0)
-        torch.testing.assert_close(logprobs_BT[row][batch[2][row]], expected, atol=1e-5, rtol=1e-5)
-
-
-def test_gradients_do_not_depend_on_padding(policy: Decoder, tokenizer: Tokenizer) -> None:
-    gradients = []
-    for batch in (collate(PROMPTS, RESPONSES, PAD), padded_right(PROMPTS, RESPONSES)):
-        policy.zero_grad()
-        response_logprobs(policy, *batch, 1.0, tokenizer.vocab_size)[0].sum().backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in policy.parameters()]))
-    torch.testing.assert_close(*gradients, atol=1e-3, rtol=1e-3)
 
 
 def test_trimming_keeps_every_valid_token_and_leaves_padding_on_the_right_alone() -> None:

@@ -166,6 +166,34 @@ def test_rules_alone_need_no_reward_model_and_are_logged_one_by_one(inputs: dict
     assert line["reward_longer"] >= 0
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return [float('nan')] * len(answers)", r"The reward 'odd' gave nan for the answer"),
+        ("raise KeyError('x')", r"The reward 'odd' failed: KeyError: 'x'\."),
+        ("return [1.0]", r"The reward 'odd' gave 1 scores for 8 answers\."),
+        ("return None", r"The reward 'odd' failed: TypeError"),
+    ],
+)
+def test_a_rule_that_goes_wrong_is_one_sentence_and_no_model_is_left(
+    inputs: dict[str, Path], tmp_path: Path, body: str, said: str
+) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text(f"def odd(prompts, answers):\n    {body}\n")
+    config = PpoConfig(**CONFIG | {"episodes": 16}, rewards=({"rule": "odd", "file": rules},))
+    with pytest.raises(UserError, match=said):
+        run(config, inputs, tmp_path / "ppo")
+    assert not list((tmp_path / "ppo").rglob("*.safetensors"))
+
+
+def test_one_held_out_prompt_and_windows_longer_than_the_context_will_do(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    config = PpoConfig(**CONFIG | {"episodes": 8, "eval_prompts": 1, "ptx_length": 5000})
+    headline = run(config, inputs, tmp_path / "ppo")
+    assert json.loads(json.dumps(headline, allow_nan=False))["gold_gain"] == 0.0
+
+
 @pytest.mark.parametrize("killed_in", [1, 2])
 def test_grpo_ends_with_the_same_bytes_after_a_kill(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: int

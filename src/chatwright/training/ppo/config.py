@@ -8,23 +8,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from chatwright.training.config import CheckpointConfig, TuningConfig
 from chatwright.training.optim import OptimConfig
-from chatwright.training.rewards import RewardTerm, RewardTerms, asks_model, check_titles
+from chatwright.training.rewards import RewardsConfig
 
 
 class AdaptiveKl(BaseModel):
     """Drive the KL coefficient so that the KL of an answer comes to ``target`` (ZIEG 2.2 and its code)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     target: float = Field(default=6.0, gt=0)  # nats an answer, ZIEG
     horizon: int = Field(default=10_000, gt=0)  # episodes, ZIEG
 
 
-class RolloutConfig(TuningConfig):
+class RolloutConfig(RewardsConfig, TuningConfig):
     """What PPO and GRPO share. IGPT = InstructGPT, ZIEG = Ziegler 2019, NDET = Huang 2023; "ours" where none says.
 
-    An episode is one answer to one prompt; a step samples ``batch`` of them and learns from them. rewards: what answers
-    are worth, summed (see `RewardTerm`); the reward model by default.
+    An episode is one answer to one prompt; a step samples ``batch`` of them and learns from them.
     """
 
     episodes: int = Field(default=256_000, gt=0)  # IGPT C.4
@@ -35,14 +34,12 @@ class RolloutConfig(TuningConfig):
 
     temperature: float = Field(default=1.0, gt=0)  # IGPT C.4
     max_tokens: int = Field(default=1024, gt=0)  # of a response, IGPT C
-    rewards: RewardTerms = (RewardTerm(),)
-    missing_eos_score: float = -1.0  # NDET; ZIEG for a missing full stop
     max_kl: float = Field(default=50.0, gt=0)  # nats an answer, mean of a batch: beyond it the run stops. Ours
     clip: float = Field(default=0.2, gt=0)  # IGPT C.4
 
     ptx_coef: float = Field(default=27.8, ge=0)  # gamma of the pretraining mix, IGPT C.4; 0 is plain PPO
     ptx_examples: float = Field(default=8.0, gt=0)  # pretraining windows an episode, IGPT C.4
-    ptx_length: int = Field(default=1024, gt=1)  # tokens of a window. Ours: IGPT's examples fill its context
+    ptx_length: int = Field(default=1024, gt=1)  # tokens of a window, at most the context. Ours: IGPT's fill it
 
     # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; betas from IGPT C.
     # optim.clip holds for policy and critic together: they have one loss and one gradient.
@@ -56,11 +53,6 @@ class RolloutConfig(TuningConfig):
     samples: int = Field(default=12, ge=0)  # of them, kept for reading
 
     @model_validator(mode="after")
-    def _rewards_differ(self) -> RolloutConfig:
-        check_titles(self.rewards)
-        return self
-
-    @model_validator(mode="after")
     def _sizes_divide(self) -> RolloutConfig:
         for big, small in (("episodes", "batch"), ("batch", "minibatch")):
             whole, part = getattr(self, big), getattr(self, small)
@@ -71,10 +63,6 @@ class RolloutConfig(TuningConfig):
                 f"ptx_examples ({self.ptx_examples}) gives a minibatch of {self.minibatch} no pretraining window"
             )
         return self
-
-    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
-        """Without the reward model where rules alone judge."""
-        return inputs if asks_model(self.rewards) else tuple(name for name in inputs if name != "reward")
 
     @property
     def answers_each(self) -> int:

@@ -183,7 +183,7 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
         engine_BT = sampled_logprobs(completions, response_BT)
         gap = invariants.check_engine(self.name, step + 1, logprobs_BT, engine_BT, response_BT, self.dtype)
         invariants.check_kl(self.name, step + 1, kl, self.config.max_kl)
-        invariants.check_scores(self.name, step + 1, judged)
+        invariants.check_scores(self.name, judged, step + 1)
         rollout = Rollout(
             tokens_BT=tokens_BT,
             valid_BT=valid_BT,
@@ -328,5 +328,5 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
         if self.average is not None:
             settle(self.policy)
             for averaged, current in zip(self.average.parameters(), self.policy.parameters(), strict=True):
-                if averaged is not current:  # as what is frozen beside adapters
+                if current.requires_grad:  # adapters stand beside weights that are frozen, and often shared
                     local(averaged).lerp_(local(current), 1 - self.config.ema)

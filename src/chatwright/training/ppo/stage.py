@@ -16,7 +16,7 @@ from chatwright.model.folder import load_model, save_model
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Question
 from chatwright.stage import Headline, Inputs, Stage, say
-from chatwright.storage import file_digest, read_jsonl, write_json
+from chatwright.storage import file_digest, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import world
 from chatwright.training.batches import Windows
@@ -31,20 +31,21 @@ from chatwright.training.ppo.config import PpoConfig, RolloutConfig
 from chatwright.training.ppo.policy import PolicyTrainer
 from chatwright.training.ppo.trainer import Trainer
 from chatwright.training.pretrain import open_shard, open_windows
-from chatwright.training.rewards import Rewards, asks_model, build_rewards, load_reward_for, prompts_of
+from chatwright.training.questions import read_questions
+from chatwright.training.rewards import Rewards, build_rewards, load_models, prompts_of
 
 EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a run starts from. reference: the SFT model. reward_model: None where rules alone judge. text: held out."""
+    """What a run starts from. reference: the SFT model. reward_models: that judge, by instance. text: held out."""
 
     layout: Layout
     tokenizer: Tokenizer
     policy: Decoder
     reference: Decoder
-    reward_model: ScoredDecoder | None
+    reward_models: Mapping[str, ScoredDecoder]
     rewards: Rewards
     pretraining: Windows | None
     prompts: list[Question]
@@ -80,10 +81,13 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         add_adapters(policy, config.lora, config.seed)
     else:
         policy = start or deepcopy(reference)
-    reward_model = None
-    if asks_model(config.rewards):
-        reward_model = load_reward_for(inputs["reward"], inputs["sft"], tokenizer).to(layout.device)
+    reward_models = load_models(config.rewards, inputs, tokenizer, layout.device)
     shard = open_shard(inputs["shards"], "train", tokenizer)
+    length = min(config.ptx_length, reference.config.context)
+
+    def prompts(name: str) -> list[Question]:
+        return read_questions(inputs["conversations"] / name, tokenizer, reference.config.context, config.max_prompt)
+
     if config.minibatch % layout.ranks:
         raise UserError(
             f"{name}.minibatch ({config.minibatch}) cannot be divided among {layout.ranks} processes; "
@@ -94,19 +98,19 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         tokenizer=tokenizer,
         policy=policy,
         reference=reference,
-        reward_model=reward_model,
-        rewards=build_rewards(config.rewards, reward_model, tokenizer, config.dtype, config.micro_batch),
-        pretraining=open_windows(shard, config.ptx_length, config.seed) if config.ptx_coef else None,
-        prompts=read_questions(inputs["conversations"] / "prompts.jsonl"),
-        heldout=read_questions(inputs["conversations"] / "prompts_heldout.jsonl")[: config.eval_prompts],
+        reward_models=reward_models,
+        rewards=build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.micro_batch),
+        pretraining=open_windows(shard, length, config.seed) if config.ptx_coef else None,
+        prompts=prompts("prompts.jsonl"),
+        heldout=prompts("prompts_heldout.jsonl")[: config.eval_prompts],
         text=open_shard(inputs["shards"], "heldout", tokenizer).tokens,
     )
 
 
 def new_critic(config: PpoConfig, given: Given) -> ScoredDecoder:
-    """The critic at the start: the reward model (IGPT C.4), or without one the SFT model and a head of 0 (NDET)."""
-    fresh = given.reward_model is None
-    model = ScoredDecoder(given.reference) if given.reward_model is None else given.reward_model
+    """The critic at the start: the (first) reward model (IGPT C.4), or without one SFT and a head of 0 (NDET)."""
+    fresh = not given.reward_models
+    model = ScoredDecoder(given.reference) if fresh else next(iter(given.reward_models.values()))
     if config.lora is None:
         critic = deepcopy(model).requires_grad_(True)
     else:
@@ -124,8 +128,7 @@ def learn_and_compare(trainer: PolicyTrainer[Any], given: Given, inputs: Inputs,
     """Train, leave the policy in ``out`` as a Hugging Face folder, and say what was gained and lost."""
     config = trainer.config
     models = {"SFT model": inputs["sft"]}
-    if given.reward_model is not None:
-        models["reward model"] = inputs["reward"]
+    models |= {f"reward model ({name})": inputs[name] for name in given.reward_models}
     if "policy" in inputs:
         models["first policy"] = inputs["policy"]
     identity = {name: file_digest(folder / "model.safetensors") for name, folder in models.items()}
@@ -184,7 +187,7 @@ def compare(
         for model in (reference, policy)
     )
     world.once(lambda: write_json(out / "samples.json", before_after.samples(questions, before, after, config.samples)))
-    spread = before.gold_N.std().item()
+    spread = before.gold_N.std().item() if len(questions) > 1 else 0.0
     gain = (after.gold_N.mean() - before.gold_N.mean()).item() / spread if spread else 0.0
     return {
         "prompts": len(questions),
@@ -198,14 +201,6 @@ def compare(
         "bits_per_byte_after": bits_after,
         "ptx_tax": bits_after / bits_before,
     }
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The prompts in a file. UserError when there are none."""
-    questions = read_jsonl(path, Question)
-    if not questions:
-        raise UserError(f"{path} has no prompts.")
-    return questions
 
 
 STAGE = Stage(
