@@ -179,7 +179,7 @@ def run(config: DpoConfig, inputs: Inputs, out: Path) -> Headline:
         "SFT model": file_digest(inputs["sft"] / "model.safetensors"),
         "set of comparisons": digest([comparison.model_dump(mode="json") for comparison in data.training]),
     }
-    plan = Plan.of("dpo", config, out, steps, identity, model.config)
+    plan = Plan.of("dpo", config, out, steps, identity)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: [comparisons[i].id for i in numbers(step)])
     train(trained, learn, plan, measure=measure, score=mistakes)

@@ -88,7 +88,10 @@ class Plan:
         identity: Mapping[str, str],
         model: ModelConfig | None = None,
     ) -> Plan:
-        """The plan of a stage: its config is a part of the identity; ``model`` tells the operations a token."""
+        """The plan of a stage: its config is a part of the identity.
+
+        ``model``: tells the operations a token, of stages whose rows are as long as its context and all of which learns.
+        """
         flops = train_flops(model, model.context) / model.context if model else 0.0
         return cls(title, out, steps, config.seed, config.checkpoint, {"config": config.hash(), **identity}, flops)
 

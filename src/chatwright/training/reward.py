@@ -134,7 +134,7 @@ def run(config: RewardConfig, inputs: Inputs, out: Path) -> Headline:
 
     content = digest([comparison.model_dump(mode="json") for comparison in data.training])
     identity = {"tokenizer": tokenizer.hash, "set of comparisons": content}
-    plan = Plan.of("reward", config, out, steps, identity, decoder.config)
+    plan = Plan.of("reward", config, out, steps, identity)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
 
     def documents(step: int) -> list[str]:

@@ -177,7 +177,8 @@ def run(config: SftConfig, inputs: Inputs, out: Path) -> Headline:
 
     content = digest([talk.model_dump(mode="json") for talk in training])
     identity = {"tokenizer": tokenizer.hash, "set of demonstrations": content}
-    plan = Plan.of("sft", config, out, steps, identity, model.config)
+    whole = model.config if config.lora is None else None  # adapters take fewer operations
+    plan = Plan.of("sft", config, out, steps, identity, whole)
     trained = Trained({"model": learned(model)}, build_optimizers(model, config.optim), layout)
     learn = gradient_steps(trained, losses, plan, config, lambda step: packed.documents(step * rows, rows))
     train(trained, learn, plan, measure=measure, score=lambda measured: measured.get("heldout_loss"))
