@@ -90,7 +90,7 @@ class Plan:
     ) -> Plan:
         """The plan of a stage: its config is a part of the identity.
 
-        ``model``: tells the operations a token, of stages whose rows are as long as its context and all of which learns.
+        ``model``: tells the operations a token, where rows are as long as its context and all of it learns.
         """
         flops = train_flops(model, model.context) / model.context if model else 0.0
         return cls(title, out, steps, config.seed, config.checkpoint, {"config": config.hash(), **identity}, flops)
