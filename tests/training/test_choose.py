@@ -74,7 +74,7 @@ def test_the_model_with_the_highest_mean_reward_is_left(sources: dict[str, Path]
 
 def test_a_broken_reward_model_chooses_nothing(sources: dict[str, Path], tmp_path: Path) -> None:
     model, tokenizer = load_reward(sources["reward"])
-    model.bias.fill_(float("nan"))
+    model.head.weight.data.fill_(float("nan"))
     save_reward(model, tmp_path / "broken", tokenizer)
     config = ChooseConfig(prompts=2, max_tokens=2, dtype="float32")
     with pytest.raises(RunStopped, match=r"not all rewards of step-000008 are finite\."):
