@@ -57,7 +57,8 @@ def test_an_interval_without_spread_is_wilsons() -> None:
 def test_a_mean_that_is_no_share_has_no_interval_where_nothing_is_known_of_it() -> None:
     """Wilson's is of shares: a shift of 0.3 on one prompt is not 30% of anything."""
     assert ordering.shift([0.0], [0.6], ["a"], spread=2.0)["interval"] is None
-    assert ordering.accuracy(made([1.0, 2.0]))["above_length_rule"]["interval"] is None
+    assert ordering.accuracy(made([1.0]))["above_length_rule"]["interval"] is None
+    assert ordering.accuracy(made([1.0, 2.0]))["above_length_rule"]["interval"] == [0.5, 0.5]
     low, high = ordering.shift([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], ["a", "b", "c"], spread=2.0)["interval"]
     assert low < 1.0 < high
 

@@ -11,7 +11,7 @@ from chatwright.errors import UserError
 from chatwright.flow import graph
 from chatwright.flow.recipe import read_recipe
 from chatwright.model.decoder import Decoder
-from chatwright.model.folder import save_model, save_reward
+from chatwright.model.folder import load_reward, save_model, save_reward
 from chatwright.model.heads import ScoredDecoder
 from chatwright.model.presets import preset
 from chatwright.stage import read_metrics
@@ -19,6 +19,7 @@ from chatwright.storage import read_json, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training import choose
 from chatwright.training.choose import ChooseConfig
+from chatwright.training.guards import RunStopped
 from chatwright.training.sft import KEPT
 from tests.conftest import TinyRun, chatwright
 
@@ -69,6 +70,16 @@ def test_the_model_with_the_highest_mean_reward_is_left(sources: dict[str, Path]
     assert [line["step"] for line in read_metrics(out)] == [4, 8, 12]
     alone = choose.run(config.model_copy(update={"batch_size": 1}), sources, tmp_path / "again")
     assert alone["reward"] == pytest.approx(headline["reward"], abs=1e-5)
+
+
+def test_a_broken_reward_model_chooses_nothing(sources: dict[str, Path], tmp_path: Path) -> None:
+    model, tokenizer = load_reward(sources["reward"])
+    model.head.weight.data.fill_(float("nan"))
+    save_reward(model, tmp_path / "broken", tokenizer)
+    config = ChooseConfig(prompts=2, max_tokens=2, dtype="float32")
+    with pytest.raises(RunStopped, match=r"not all rewards of step-000008 are finite\."):
+        choose.run(config, {**sources, "reward": tmp_path / "broken"}, tmp_path)
+    assert not (tmp_path / "choice.json").exists()
 
 
 def test_models_of_a_variant_are_asked_for_by_its_name() -> None:

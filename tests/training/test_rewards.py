@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from chatwright.model.heads import ScoredDecoder
 from chatwright.model.presets import preset
 from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
+from chatwright.training import rewards
 from chatwright.training.rewards import (
     Prompt,
     Rewards,
@@ -36,6 +38,10 @@ ASKED = [Message(role="user", content="What is the color of snow?")]
 def shorter(prompts: Sequence[Sequence[Message]], answers: Sequence[str]) -> list[float]:
     """A rule that others name."""
     return [len(prompt[-1].text) / 100 - len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def test_worked_examples_hold() -> None:
+    assert doctest.testmod(rewards).failed == 0
 
 
 def test_a_rule_reads_messages_and_texts(tokenizer: Tokenizer) -> None:

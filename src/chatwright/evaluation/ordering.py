@@ -74,7 +74,8 @@ def mean_interval(values: Sequence[float], groups: Sequence[str], *, share: bool
     """The 95% interval of a mean of values that are not independent within a group: whole groups are drawn again.
 
     The percentile bootstrap over prompts, always with the same draws. Where it has no spread, as with one prompt or
-    when all is right, a ``share`` has Wilson's interval of as many trials as there are groups, and other means none.
+    when all is right, a ``share`` has Wilson's interval of as many trials as there are groups. Of other means nothing
+    is known from one group: None.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
     sums, counts = np.zeros(len(names)), np.zeros(len(names))
@@ -87,9 +88,9 @@ def mean_interval(values: Sequence[float], groups: Sequence[str], *, share: bool
         drawn = draw.integers(len(names), size=(min(RESAMPLES - len(means), 1 + ROOM // len(names)), len(names)))
         means += (sums[drawn].sum(1) / counts[drawn].sum(1)).tolist()
     low, high = (float(x) for x in np.quantile(means, [0.025, 0.975]))
-    if low < high:
-        return low, high
-    return wilson(low * len(names), len(names)) if share else None
+    if share and low == high:
+        return wilson(low * len(names), len(names))
+    return (low, high) if share or len(names) > 1 else None
 
 
 def rate(values: Sequence[float], groups: Sequence[str], *, share: bool = True) -> dict[str, Any]:

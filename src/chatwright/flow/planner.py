@@ -1,7 +1,7 @@
 """What a recipe will cost, before it is paid: tokens, parameters and minutes of each stage; and what it did cost.
 
-A stage's seconds are ``fixed + products / (rate * efficiency) + sampled * s + plain * p``: its work comes from
-`workload`, the rate is measured on this machine in a fraction of a second, the coefficients are in `COSTS`.
+A stage's seconds are ``fixed + products / (rate * efficiency) + tokens * t + sampled * s + plain * p``: its work comes
+from `workload`, the rate is measured on this machine in a fraction of a second, the coefficients are in `COSTS`.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ class Speed:
 class Cost:
     """Coefficients of a stage, in seconds on the machine `REFERENCE`.
 
-    fixed: whatever its size. efficiency: its share of the rate of matrix products that `measure` finds. sampled: a
-    token that a model writes. plain: a unit of work without a model (see `workload`).
+    fixed: whatever its size. efficiency: its share of the rate of matrix products that `measure` finds. token: one that
+    is learned from, whatever the model's size. sampled: one that a model writes. plain: a unit of work without a model
+    (see `workload`).
     """
 
     fixed: float = 1.0
     efficiency: float = 0.5
+    token: float = 0.0
     sampled: float = 0.0
     plain: float = 0.0
 
@@ -56,14 +58,14 @@ COSTS = {
     "pretrain": Cost(efficiency=0.39),
     "sft": Cost(efficiency=0.26),
     "compare": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
-    "reward": Cost(fixed=5, efficiency=0.185),
+    "reward": Cost(fixed=5, efficiency=0.5, token=1.1e-4),
     "examine": Cost(fixed=10),
     "import": Cost(fixed=3),
     "choose": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
     "best_of_n": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
-    "dpo": Cost(fixed=5, efficiency=0.07),  # 0.38 of the reward model's, side by side
-    "ppo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
-    "grpo": Cost(fixed=10, efficiency=0.165, sampled=5.0e-4),
+    "dpo": Cost(fixed=5, efficiency=0.5, token=4.5e-4),  # 3.5 times the reward model's seconds, side by side
+    "ppo": Cost(fixed=10, efficiency=0.5, token=3.1e-4, sampled=5.0e-4),
+    "grpo": Cost(fixed=10, efficiency=0.5, token=2.2e-4, sampled=5.0e-4),
     "evaluate": Cost(fixed=10, efficiency=0.3, sampled=1.3e-4),
     "report": Cost(fixed=4),
     "offer": Cost(fixed=8, efficiency=0.3, sampled=9.0e-5),
@@ -128,12 +130,9 @@ def _seconds(stage: str, work: Work | None, speed: Speed) -> float | None:
         return None
     cost = COSTS[stage]
     plain = cost.fixed + cost.plain * work.plain
-    learned = work.products / (speed.products * cost.efficiency)
-    return (
-        plain * REFERENCE.words / speed.words
-        + learned
-        + work.sampled * cost.sampled * REFERENCE.products / speed.products
-    )
+    products = work.products / (speed.products * cost.efficiency)
+    tokens = work.tokens * cost.token + work.sampled * cost.sampled
+    return plain * REFERENCE.words / speed.words + products + tokens * REFERENCE.products / speed.products
 
 
 def measure() -> Speed:

@@ -250,10 +250,10 @@ def _rollouts(config: RolloutConfig, configs: Configs, learning: int) -> Work:
     mixed = 0
     if config.ptx_coef:
         mixed = config.episodes // config.minibatch * config.inner_epochs * config.ptx_windows * config.ptx_length
-    learned = learning * config.inner_epochs * judged + mixed
+    learned = config.inner_epochs * judged
     sampled = (config.episodes + 2 * config.eval_prompts) * answer
-    products = configs.judge(judging * judged + sampled) + configs.learn(learned)
-    return Work(judged + mixed, sampled, products, 0, parameter_count(configs.model))
+    products = configs.judge(judging * judged + sampled) + configs.learn(learning * learned + mixed)
+    return Work(learned + mixed, sampled, products, 0, parameter_count(configs.model))
 
 
 def _evaluate(config: EvaluateConfig, configs: Configs) -> Work:

@@ -6,6 +6,7 @@ better.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from chatwright.stage import Headline, Inputs, MetricsLog, Stage, StageConfig, p
 from chatwright.storage import keyed_uniform, read_jsonl, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
+from chatwright.training.guards import RunStopped
 from chatwright.training.rankings import score_each
 from chatwright.training.runtime import Precision, prepare
 from chatwright.training.sft import KEPT
@@ -68,6 +70,11 @@ def run(config: ChooseConfig, inputs: Inputs, out: Path) -> Headline:
             if tokenizer.hash != reward_tokenizer.hash:
                 raise UserError(f"{inputs['reward']} was made with another tokenizer than {folder}.")
             scores = judged(config, model.to(device), reward, tokenizer, prompts)
+            if not all(map(math.isfinite, scores)):
+                raise RunStopped(
+                    f"choose stopped: not all rewards of {folder.name} are finite. Most likely the reward model's "
+                    "weights are broken: run the stage reward again."
+                )
             rewards[folder.name] = statistics.fmean(scores)
             log.log(int(folder.name.removeprefix("step-")), reward=rewards[folder.name])
             bar.update(number, f"{folder.name}: reward {rewards[folder.name]:.3f}")

@@ -41,7 +41,8 @@ class RolloutConfig(RewardsConfig, TuningConfig):
     ptx_examples: float = Field(default=8.0, gt=0)  # pretraining windows an episode, IGPT C.4
     ptx_length: int = Field(default=1024, gt=1)  # tokens of a window, at most the context. Ours: IGPT's fill it
 
-    # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; betas from IGPT C.
+    # IGPT sweeps 2.55e-6..2.55e-5 for its sizes and does not print its choice; without the mix rates above 8.05e-6
+    # diverged (E.9). Betas from IGPT C.
     # optim.clip holds for policy and critic together: they have one loss and one gradient.
     optim: OptimConfig = OptimConfig(kind="adamw", lr=1e-5, betas=(0.9, 0.95), weight_decay=0.0)
     warmup: int = Field(default=10, ge=0)  # steps, from a tenth of the learning rate, then constant; IGPT C.4
