@@ -120,7 +120,7 @@ def small_vs_large(results: Mapping[str, Any]) -> Figure:
     names = {"small": "small, few-shot", "sft": "small, SFT", "ppo": "small, SFT and PPO"}
     hues = {"small": "pretrain", "sft": "sft", "ppo": "ppo"}
     with mpl.rc_context(STYLE | {"axes.grid.axis": "x", "axes.spines.bottom": False}):
-        figure, axes = _figure(2, 1.7)
+        figure, axes = _figure(2, 1.9)
         for axis, temperature in zip(axes, ("0", "1"), strict=True):
             rows = results[f"temperature {temperature}"]
             for y, name in enumerate(names):
@@ -132,7 +132,8 @@ def small_vs_large(results: Mapping[str, Any]) -> Figure:
             axis.invert_yaxis()
             axis.set_xlim(0, 1)
             axis.xaxis.set_major_formatter(PercentFormatter(xmax=1))
-            axis.set_title(f"Wins over the large model, few-shot; temperature {temperature}")
+            axis.set_title(f"Temperature {temperature}")
+            axis.set_xlabel("wins over the large model, few-shot")
     return figure
 
 
