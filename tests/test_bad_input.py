@@ -112,12 +112,12 @@ def test_a_ranking_with_an_empty_tier_or_a_repeated_answer_is_named_with_its_lin
     asked = [{"role": "user", "content": "Which colour?"}]
     record = {"id": "a", "prompt": asked, "answers": ["red", "blue"], "tiers": [[0], [1]], "labeler": "ann"}
     wrong = [{**record, "tiers": [[], [0, 1]]}, {**record, "tiers": [[0], [2]]}, {**record, "answers": ["red", "red"]}]
-    for line, said in zip(wrong, ("tiers.0", "tiers must name every answer exactly once", "same text"), strict=True):
-        write_lines(tmp_path / "ranked.jsonl", [record, line])
-        data = f'reward.data="{tmp_path / "ranked.jsonl"}"'
-        result = chatwright("reward", tiny_run.recipe, "--out", out, "--set", data)
-        assert_one_sentence(result, "ranked.jsonl, line 2", said)
-        assert not (out / "reward" / "manifest.json").exists()
+    path = tmp_path / "ranked.jsonl"
+    write_lines(path, [record, *wrong])
+    places = ("line 2: tiers.0", "line 3: tiers must name every answer exactly once", "line 4: two of its answers are")
+    result = chatwright("reward", tiny_run.recipe, "--out", out, "--set", f'reward.data="{path}"')
+    assert_one_sentence(result, *(f"ranked.jsonl, {place}" for place in places))
+    assert not (out / "reward" / "manifest.json").exists()
 
 
 @pytest.mark.parametrize("command", ["chat", "serve", "demo", "lineage"])

@@ -93,8 +93,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny_run: TinyR
 def test_best_of_n_killed_between_its_parts_draws_only_the_rest_and_ends_with_the_same_bytes(
     tiny_run: TinyRun, tmp_path: Path
 ) -> None:
-    words = ("best_of_n.n=8", "best_of_n.batch_size=4", "best_of_n.max_tokens=32", "best_of_n.eval_prompts=6")
-    asked = ("best_of_n", tiny_run.recipe, *(word for setting in words for word in ("--set", setting)), "--out")
+    words = ("n=4", "batch_size=2", "max_tokens=32", "eval_prompts=4", "prompts=30")
+    asked = (
+        "best_of_n",
+        tiny_run.recipe,
+        *(word for setting in words for word in ("--set", f"best_of_n.{setting}")),
+        "--out",
+    )
     straight, out = (Path(shutil.copytree(tiny_run.out, tmp_path / name)) for name in ("straight", "killed"))
     result = chatwright(*asked, straight)
     assert result.status == 0, result.errors
@@ -106,7 +111,7 @@ def test_best_of_n_killed_between_its_parts_draws_only_the_rest_and_ends_with_th
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = {path: path.stat().st_mtime_ns for path in parts.glob("*.jsonl")}
-    assert len(done) < 60
+    assert len(done) < 30
     watched = subprocess.Popen(command(*asked, out), stderr=subprocess.DEVNULL, env=quiet())
     while watched.poll() is None:
         if len(list(parts.glob("*.jsonl"))) > len(done):

@@ -291,12 +291,14 @@ def _gold_gain(headlines: Mapping[str, Mapping[str, Any]]) -> CheckResult:
 def _ptx_tax(headlines: Mapping[str, Mapping[str, Any]]) -> CheckResult:
     if "ppo" not in headlines:
         return _absent(PTX_TAX, "this run has no PPO stage")
-    without = headlines.get(WITHOUT_PTX)
+    if "ptx_tax" not in headlines["ppo"]:
+        return _absent(PTX_TAX, "bits per byte were not measured")
+    without = headlines.get(WITHOUT_PTX, {}).get("ptx_tax")
     return _result(
         PTX_TAX,
         headlines["ppo"]["ptx_tax"],
         questions=headlines["ppo"].get("heldout_tokens"),
-        beside={} if without is None else {"without PTX": Figure(value=without["ptx_tax"])},
+        beside={} if without is None else {"without PTX": Figure(value=without)},
     )
 
 

@@ -340,8 +340,8 @@ def ppo_figure(runs: Mapping[str, StageRun]) -> Figure | None:
 
 
 def tax_figure(runs: Mapping[str, StageRun]) -> Figure | None:
-    """Held-out bits per byte after PPO over before, of every PPO run."""
-    names = [name for name in (*SEEDS, WITHOUT_PTX) if name in runs]
+    """Held-out bits per byte after PPO over before, of every PPO run that measured them."""
+    names = [name for name in (*SEEDS, WITHOUT_PTX) if name in runs and "ptx_tax" in runs[name].headline]
     if not names:
         return None
     taxes = {name: runs[name].headline["ptx_tax"] for name in names}

@@ -251,7 +251,7 @@ def read_row(out: Path, number: int, *, gated: bool) -> dict[str, Any]:
         "comparisons": pooled["comparisons"],
         "reward_accuracy": reward.get("accuracy", reward["accuracy_labels"]),  # by gold, where it is known
         **{key: value for key, value in played.items() if key not in ("prompts", "eos_rate")},
-        "ptx_tax": ppo["ptx_tax"],
+        "ptx_tax": ppo.get("ptx_tax"),
         "policy": str(out / at("ppo", number)),
         **({"promoted": _headline(out / at("best", number))["promoted"]} if gated else {}),
     }

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from chatwright.errors import UserError
+from chatwright.evaluation import checks
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, save_model, save_reward
 from chatwright.model.heads import ScoredDecoder
@@ -238,6 +239,21 @@ def test_seeds_differ(inputs: dict[str, Path], tmp_path: Path) -> None:
         run(PpoConfig(**CONFIG, seed=seed), inputs, tmp_path / str(seed))
     first, second = (load_model(tmp_path / str(seed))[0] for seed in (1, 2))
     assert not torch.equal(first.embedding.weight, second.embedding.weight)
+
+
+def test_with_rules_and_nothing_measured_on_text_prompts_and_a_model_will_do(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.py"
+    rules.write_text("def longer(prompts, answers):\n    return [len(a) / 10 for a in answers]\n")
+    rewards = ({"rule": "longer", "file": rules},)
+    config = PpoConfig(**CONFIG | {"episodes": 8, "ptx_coef": 0.0, "eval_tokens": 0}, rewards=rewards)
+    assert config.wanted(STAGE.inputs) == ("sft", "conversations")
+    headline = run(config, {name: inputs[name] for name in ("sft", "conversations")}, tmp_path / "ppo")
+    assert "ptx_tax" not in headline
+    assert checks.training_checks({"ppo": headline})["ptx_tax"].note == "bits per byte were not measured"
+    mixed = PpoConfig(**CONFIG | {"eval_tokens": 0})
+    assert "shards" in mixed.wanted(STAGE.inputs)
 
 
 def test_without_the_mix_no_pretraining_text_is_read(inputs: dict[str, Path], tmp_path: Path) -> None:

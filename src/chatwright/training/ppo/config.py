@@ -50,7 +50,7 @@ class RolloutConfig(RewardsConfig, TuningConfig):
 
     checkpoint: CheckpointConfig = CheckpointConfig(every=10)
     eval_prompts: int = Field(default=256, gt=0)  # held-out prompts answered before and after
-    eval_tokens: int = Field(default=65_536, gt=0)  # of the held-out text, evenly spread, for bits per byte
+    eval_tokens: int = Field(default=65_536, ge=0)  # of the held-out text, evenly spread, for bits per byte; 0: none
     samples: int = Field(default=12, ge=0)  # of them, kept for reading
 
     @model_validator(mode="after")
@@ -64,6 +64,11 @@ class RolloutConfig(RewardsConfig, TuningConfig):
                 f"ptx_examples ({self.ptx_examples}) gives a minibatch of {self.minibatch} no pretraining window"
             )
         return self
+
+    def wanted(self, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Without text where nothing is learned from it nor measured on it."""
+        text = self.ptx_coef or self.eval_tokens
+        return tuple(name for name in super().wanted(inputs) if name != "shards" or text)
 
     @property
     def answers_each(self) -> int:

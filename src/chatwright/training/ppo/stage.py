@@ -39,7 +39,9 @@ EOS_RATE_LOW = 0.5  # below it most answers run into the limit: worth a warning
 
 @dataclass(frozen=True)
 class Given:
-    """What a run starts from. reference: the SFT model. reward_models: that judge, by instance. text: held out."""
+    """What a run starts from. reference: the SFT model. reward_models: that judge, by instance. text: held out, if any
+    is to be measured on.
+    """
 
     layout: Layout
     tokenizer: Tokenizer
@@ -50,7 +52,7 @@ class Given:
     pretraining: Windows | None
     prompts: list[Question]
     heldout: list[Question]
-    text: np.ndarray
+    text: np.ndarray | None
 
 
 def run(config: PpoConfig, inputs: Inputs, out: Path) -> Headline:
@@ -82,8 +84,10 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
     else:
         policy = start or deepcopy(reference)
     reward_models = load_models(config.rewards, inputs, tokenizer, layout.device)
-    shard = open_shard(inputs["shards"], "train", tokenizer)
-    length = min(config.ptx_length, reference.config.context)
+    pretraining = None
+    if config.ptx_coef:
+        length = min(config.ptx_length, reference.config.context)
+        pretraining = open_windows(open_shard(inputs["shards"], "train", tokenizer), length, config.seed)
 
     def prompts(name: str) -> list[Question]:
         return read_questions(inputs["conversations"] / name, tokenizer, reference.config.context, config.max_prompt)
@@ -100,10 +104,10 @@ def read_inputs(name: str, config: RolloutConfig, inputs: Inputs) -> Given:
         reference=reference,
         reward_models=reward_models,
         rewards=build_rewards(config.rewards, reward_models, tokenizer, config.dtype, config.micro_batch),
-        pretraining=open_windows(shard, length, config.seed) if config.ptx_coef else None,
+        pretraining=pretraining,
         prompts=prompts("prompts.jsonl"),
         heldout=prompts("prompts_heldout.jsonl")[: config.eval_prompts],
-        text=open_shard(inputs["shards"], "heldout", tokenizer).tokens,
+        text=open_shard(inputs["shards"], "heldout", tokenizer).tokens if config.eval_tokens else None,
     )
 
 
@@ -176,16 +180,11 @@ def _note(metrics: Mapping[str, float]) -> str:
 
 
 def compare(
-    trainer: PolicyTrainer[Any], policy: Decoder, questions: Sequence[Question], text: np.ndarray, out: Path
+    trainer: PolicyTrainer[Any], policy: Decoder, questions: Sequence[Question], text: np.ndarray | None, out: Path
 ) -> Headline:
     """Headline metrics: held-out answers and bits per byte, after beside before. Writes samples.json."""
-    config, tokenizer = trainer.config, trainer.tokenizer
-    reference = trainer.reference
+    config, reference = trainer.config, trainer.reference
     before, after = (before_after.answer(trainer, model, questions) for model in (reference, policy))
-    bits_before, bits_after = (
-        bits_per_byte(model, tokenizer, text, sample=config.eval_tokens, precision=config.dtype)
-        for model in (reference, policy)
-    )
     world.once(lambda: write_json(out / "samples.json", before_after.samples(questions, before, after, config.samples)))
     spread = before.gold_N.std().item() if len(questions) > 1 else 0.0
     gain = (after.gold_N.mean() - before.gold_N.mean()).item() / spread if spread else 0.0
@@ -196,10 +195,22 @@ def compare(
         **before.summary("sft"),
         **after.summary(trainer.name),
         "kl": before_after.kl_from_reference(trainer, policy, questions, after),
-        "heldout_tokens": min(len(text), config.eval_tokens),
-        "bits_per_byte_before": bits_before,
-        "bits_per_byte_after": bits_after,
-        "ptx_tax": bits_after / bits_before,
+        **(tax(trainer, policy, text) if text is not None else {}),
+    }
+
+
+def tax(trainer: PolicyTrainer[Any], policy: Decoder, text: np.ndarray) -> Headline:
+    """What was unlearned: bits per byte of a held-out text before and after."""
+    sample, precision = trainer.config.eval_tokens, trainer.config.dtype
+    before, after = (
+        bits_per_byte(model, trainer.tokenizer, text, sample=sample, precision=precision)
+        for model in (trainer.reference, policy)
+    )
+    return {
+        "heldout_tokens": min(len(text), sample),
+        "bits_per_byte_before": before,
+        "bits_per_byte_after": after,
+        "ptx_tax": after / before,
     }
 
 
