@@ -63,8 +63,9 @@ def create_app(
     given = neighbours or Neighbours()
     limiter, moderator = given.limiter or Limiter(), given.moderator or Moderator()
     stored = Database(database)
-    stored.waited = metrics.database_wait
-    product = Product(models, line, stored, replace(given, limiter=limiter, moderator=moderator))
+    stored.watch = metrics.database
+    parts = replace(given, limiter=limiter, moderator=moderator)
+    product = Product(models, line, stored, parts, metrics.overhead)
     access = Access(keys or product.context.keys, keyless=keyless)
     api = Api(models, line, access, limiter, moderator, metrics)
 
@@ -73,7 +74,6 @@ def create_app(
         async with product.running():
             yield
             line.cancel_all()
-        await line.close()
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if request.url.path.startswith("/api/"):

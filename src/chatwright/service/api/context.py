@@ -17,6 +17,7 @@ from chatwright.service.admin import MOST_ITEMS, Admin, Page
 from chatwright.service.api_error import ApiError
 from chatwright.service.attempts import Attempts
 from chatwright.service.audit import Actor
+from chatwright.service.clock import clock_of
 from chatwright.service.conversations import Conversations
 from chatwright.service.database import Database
 from chatwright.service.feedback import Feedback
@@ -116,6 +117,14 @@ async def context(request: Request) -> Context:
 
 
 Parts = Annotated[Context, Depends(context)]
+
+
+async def came(request: Request) -> float:
+    """When the request came, in seconds of `time.monotonic`."""
+    return clock_of(request).came
+
+
+Came = Annotated[float, Depends(came)]
 
 
 def visitor(request: Request, parts: Parts) -> Visitor:
