@@ -7,7 +7,8 @@ first token comes within a second and the others, on average, within a tenth. Th
 the engine had no part in, as the service itself tells it in /metrics.
 
 With --page the questions go through accounts, conversations and stored events of the chat page's API, by people who
-are signed in; without it through /v1. An answer of the page is over when its end is on disk.
+are signed in; without it through /v1. An answer of the page is over when its end is on disk. Without --model a small
+random one is made, which costs next to nothing: what is then measured is the service alone.
 
 Example: python benchmarks/serve_load.py --model runs/smollm2 --page --rates 1 2 4 --seconds 15 --plot load.png
 """
@@ -36,6 +37,10 @@ from pathlib import Path
 from typing import Any
 
 from chatwright.flow.manifest import hardware
+from chatwright.model.decoder import Decoder
+from chatwright.model.folder import save_model
+from chatwright.model.presets import preset
+from chatwright.tokenizer.bpe import train_bpe
 from measure import quantile
 from visitors import Answer, Person, Program, Visitor
 
@@ -67,12 +72,22 @@ TOPICS = (
 Histogram = dict[float, float]  # how many were at most so long, by seconds
 
 
+def random_model(folder: Path) -> Path:
+    """A model that babbles, in a folder."""
+    tokenizer = train_bpe([question(random.Random(number)) for number in range(500)], 400)
+    sizes = {"layers": 1, "d_model": 32, "heads": 2, "kv_heads": 1, "d_head": 16, "d_ff": 64, "context": 1024}
+    save_model(Decoder(preset("modern", vocab_size=tokenizer.vocab_size, **sizes)), folder, tokenizer)
+    return folder
+
+
 class Service:
     """The service in a process of its own."""
 
-    def __init__(self, model: Path, precision: str | None, page: bool) -> None:
-        """With accounts, a database of its own and an admin."""
+    def __init__(self, model: Path | None, precision: str | None, page: bool) -> None:
+        """page: with accounts, a database of its own and an admin."""
         self._folder = tempfile.TemporaryDirectory()
+        if model is None:
+            model, precision = random_model(Path(self._folder.name) / "small"), None
         self.admin = {"name": "operator", "password": secrets.token_urlsafe(16)}
         more: list[str] = []
         if page:
@@ -305,9 +320,8 @@ HEADER = (
 )
 
 
-async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for."""
-    figures: dict[str, Any] = {"sweep": []}
+async def measure(service: Service, arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """All that was asked for, into the figures."""
     people = await visitors_of(service, max(arguments.visitors, 2), arguments.page)
     # Who needs no account can always be one more, so that nothing but the service refuses.
     crowd = people if arguments.page else await visitors_of(service, CROWD, page=False)
@@ -341,7 +355,6 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
         print(
             f"memory {memory[0]:.0f} MiB at first, {memory[len(memory) // 2]:.0f} half way, {memory[-1]:.0f} at the end"
         )
-    return figures
 
 
 def results(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -376,7 +389,7 @@ def results(figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a model folder or a run")
+    parser.add_argument("--model", type=Path, help="a model folder or a run")
     parser.add_argument("--precision", default="int8-dynamic", help="of the engine; '' as stored")
     parser.add_argument("--rates", type=float, nargs="*", default=[1, 2, 4, 8], help="questions a second")
     parser.add_argument("--seconds", type=float, default=20, help="for each rate, and for the visitors")
@@ -389,8 +402,10 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     service = Service(arguments.model, arguments.precision, arguments.page)
+    figures: dict[str, Any] = {"sweep": [], "knee": None}
     try:
-        figures = asyncio.run(measure(service, arguments))
+        with suppress(KeyboardInterrupt):  # what was measured until then is kept
+            asyncio.run(measure(service, arguments, figures))
     finally:
         service.close()
     if arguments.plot and figures["sweep"]:

@@ -47,6 +47,10 @@ class Choices:
         for drop in self._drops:
             drop()
 
+    def drop(self, index: int) -> None:
+        """Drop one choice under way; the others go on. Harmless when it is done."""
+        self._drops[index]()
+
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """The pieces, and of each choice at last its completion; raises what the engine raised. Ends when cancelled."""
         while self._left and (made := await self._made.get()) is not None:

@@ -24,7 +24,7 @@ from chatwright.service.choices import Choices
 from chatwright.service.database import Database
 from chatwright.service.line import Line, LineFull
 from chatwright.service.load import Meter
-from chatwright.service.moderation import Moderator
+from chatwright.service.moderation import CHECK_CHARACTERS, Moderator, judge
 from chatwright.service.refusal import Refusal
 from chatwright.service.tables import ConversationRow, EventRow, MessageRow
 from chatwright.service.turns import Task, judged
@@ -33,7 +33,6 @@ FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
 RETRY_SECONDS = 1.0  # after the database failed
 CLOSE_SECONDS = 5.0
 RETRY_AFTER = 5.0
-CHECK_CHARACTERS = 200  # of new text before the moderator looks again
 MOST_RUNNING = 4  # answers of one person
 FAILED = "The model failed to answer; please try again."
 BUSY = "The model is busy; please try again in a moment."
@@ -253,7 +252,7 @@ class Answers:
         """The end of an answer that may not be said."""
         if self._moderator is None or not live.pieces:
             return None
-        decision = await asyncio.to_thread(self._moderator.check, live.text)
+        decision = await judge(self._moderator, live.text)
         if not decision.flagged:
             return None
         return Outcome("blocked", notice=decision.message, moderation=judged(decision))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -27,7 +26,7 @@ from chatwright.service.limits import Limiter
 from chatwright.service.line import Line
 from chatwright.service.load import Meter
 from chatwright.service.models import LoadedModel
-from chatwright.service.moderation import Moderator
+from chatwright.service.moderation import Moderator, judge
 from chatwright.service.passwords import Passwords
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import CHANGING, check_csrf, check_origin
@@ -49,7 +48,6 @@ class Brakes:
 
     login_account: Attempts = field(default_factory=lambda: Attempts(10, QUARTER))
     login_source: Attempts = field(default_factory=lambda: Attempts(50, QUARTER))
-    signup_source: Attempts = field(default_factory=lambda: Attempts(30, 4 * QUARTER))
     guest_source: Attempts = field(default_factory=lambda: Attempts(30, 4 * QUARTER))
 
 
@@ -189,7 +187,7 @@ Consent = Annotated[bool | None, Query()]
 
 async def moderated(parts: Context, text: str) -> Any:
     """The moderator's decision on a text; None when there is no moderator."""
-    return None if parts.moderator is None else await asyncio.to_thread(parts.moderator.check, text)
+    return None if parts.moderator is None else await judge(parts.moderator, text)
 
 
 def session_view(parts: Context, request: Request, response: Response, token: str | None) -> dict[str, Any]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints
-from starlette.types import Message as Sent
-from starlette.types import Receive, Scope, Send
 
 from chatwright.service import views
 from chatwright.service.accounts import TurnSettings
@@ -36,16 +32,14 @@ from chatwright.service.conversations import PAGE_MOST
 from chatwright.service.feedback import Pick, Vote
 from chatwright.service.refusal import Refusal
 from chatwright.service.sessions import Person
+from chatwright.service.streams import EventStream
 from chatwright.service.turns import LONGEST_MESSAGE, Turn, Wish, drawn_for_comparison
 
 router = APIRouter(prefix="/api")
 
-SEND_SECONDS = 30.0  # a reader that takes nothing for so long is let go
 MOST_TAGS = 10
 # Ends of lines to some readers though not to browsers: JSON can say them otherwise.
 LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-
-log = logging.getLogger("chatwright.service")
 
 Id = Annotated[str, Field(max_length=64)]
 
@@ -275,25 +269,9 @@ async def events(
     return EventStream(_events(parts, person, conversation_id, message_id, after))
 
 
-class EventStream(StreamingResponse):
-    """A stream that lets go of a reader who takes nothing."""
-
-    media_type = "text/event-stream"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_soon(message: Sent) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
-
-        try:
-            await super().__call__(scope, receive, send_soon)
-        except* TimeoutError:
-            log.info("a reader took nothing for %s seconds", SEND_SECONDS)
-
-
 async def _events(
     parts: Context, person: Person, conversation_id: str, message_id: str, after: int
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """The events of an answer; the last is its end, which is told only after it is on disk."""
     with _counted(parts, person):
         yield "retry: 1000\n\n"
