@@ -210,14 +210,18 @@ async def converse(visitors: Sequence[Visitor], seconds: float) -> list[Answer]:
     return answers
 
 
-async def soak(visitors: Sequence[Visitor], service: Service, questions: int) -> tuple[list[Answer], list[float]]:
-    """Short answers without a pause, and the memory a hundred times on the way; people log in again now and then."""
+async def soak(
+    visitors: Sequence[Visitor], service: Service, questions: int, seconds: float
+) -> tuple[list[Answer], list[float]]:
+    """Short answers without a pause, so many or for so long, and the memory at every hundredth of the questions; people
+    log in again now and then.
+    """
     answers: list[Answer] = []
-    memory = [service.memory]
+    memory, end = [service.memory], time.monotonic() + seconds
 
     async def one(number: int, visitor: Visitor) -> None:
         draw = random.Random(number)
-        while len(answers) < questions:
+        while len(answers) < questions and time.monotonic() < end:
             if isinstance(visitor, Person) and draw.random() < AGAIN:
                 await visitor.log_in()
             answers.append(await visitor.ask(question(draw), SHORT_ANSWER))
@@ -247,6 +251,12 @@ def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
         "refused": statuses.pop(429, 0),
         "errors": sum(statuses.values()),
     }
+
+
+def knee(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The highest rate at which answers are good; None when they are good at the highest that was tried, too."""
+    good = [row["rate"] for row in rows if row["good"] >= GOOD_SHARE]
+    return max(good, default=None) if len(good) < len(rows) else None
 
 
 def growth(memory: Sequence[float]) -> float:
@@ -345,12 +355,11 @@ async def measure(service: Service, arguments: argparse.Namespace, figures: dict
     for rate in arguments.rates:
         row, _ = await timed(f"{rate:g} a second", arrive(crowd, rate, arguments.seconds))
         figures["sweep"].append({"rate": rate, **row})
-    good = [row["rate"] for row in figures["sweep"] if row["good"] >= GOOD_SHARE]
-    figures["knee"] = max(good, default=None)
+    figures["knee"] = knee(figures["sweep"])
     if arguments.visitors:
         figures["visitors"], _ = await timed(f"{len(people)} visitors", converse(people, arguments.seconds))
     if arguments.soak:
-        row, (_, memory) = await timed("soak", soak(people, service, arguments.soak))
+        row, (_, memory) = await timed("soak", soak(people, service, arguments.soak, arguments.soak_seconds))
         figures["soak"] = {**row, "memory": memory, "growth": growth(memory)}
         print(
             f"memory {memory[0]:.0f} MiB at first, {memory[len(memory) // 2]:.0f} half way, {memory[-1]:.0f} at the end"
@@ -397,6 +406,7 @@ def main() -> None:
     parser.add_argument(
         "--soak", type=int, default=0, help=f"questions; {DAY_QUESTIONS} are eight hours of 64 visitors"
     )
+    parser.add_argument("--soak-seconds", type=float, default=3600, help="the longest that the soak may take")
     parser.add_argument("--page", action="store_true", help="through the chat page's API, with accounts")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     parser.add_argument("--plot", type=Path)

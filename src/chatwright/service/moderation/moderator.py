@@ -31,7 +31,7 @@ CATEGORIES = (
 
 CHECK_CHARACTERS = 200  # of new text of an answer under way before it is looked at again
 
-SHORT = 2000  # characters: sooner judged than a thread would get to it
+SHORT = 500  # characters: sooner judged than a thread would get to it
 
 log = logging.getLogger("chatwright.moderation")
 
