@@ -1,14 +1,51 @@
-"""What benchmarks share: lines of results, the JSON object that ends a benchmark's output, and memory of a model."""
+"""What benchmarks share: lines of results, the JSON object that ends a benchmark's output, memory of a model, and how
+answers that came piece by piece are judged.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import statistics
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
+
+FIRST_LIMIT, NEXT_LIMIT = 1.0, 0.1  # seconds, of a good answer
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An answer in time, in seconds of one clock. asked: when; came: when each token, or piece of text, came."""
+
+    asked: float
+    came: list[float]
+
+    @property
+    def first(self) -> float:
+        """Until the first came."""
+        return self.came[0] - self.asked
+
+    @property
+    def gaps(self) -> list[float]:
+        """Between each and the next."""
+        return [after - before for before, after in pairwise(self.came)]
+
+    @property
+    def good(self) -> bool:
+        """Whether the first came soon, and the others soon after each other on average."""
+        soon = bool(self.came) and self.first <= FIRST_LIMIT
+        return soon and (not self.gaps or statistics.mean(self.gaps) <= NEXT_LIMIT)
+
+
+def quantile(ordered: Sequence[float], share: float) -> float | None:
+    """The nearest rank; None of nothing."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
 def result(

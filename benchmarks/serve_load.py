@@ -6,10 +6,11 @@ their questions; and a soak, thousands of short answers while the server's memor
 first token comes within a second and the others, on average, within a tenth. The overhead is the time of a request that
 the engine had no part in, as the service itself tells it in /metrics.
 
-With --page the questions go through accounts, conversations and stored events of the chat page's API; without it
-through /v1.
+With --page the questions go through accounts, conversations and stored events of the chat page's API, by people who
+are signed in; without it through /v1. An answer of the page is over when its end is on disk. Without --model a small
+random one is made, which costs next to nothing: what is then measured is the service alone.
 
-Example: python benchmarks/serve_load.py --model runs/smollm2 --rates 1 2 4 8 --seconds 15 --visitors 64 --plot load.png
+Example: python benchmarks/serve_load.py --model runs/smollm2 --page --rates 1 2 4 --seconds 15 --plot load.png
 """
 
 from __future__ import annotations
@@ -32,19 +33,25 @@ import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from chatwright.flow.manifest import hardware
+from chatwright.model.decoder import Decoder
+from chatwright.model.folder import save_model
+from chatwright.model.presets import preset
+from chatwright.tokenizer.bpe import train_bpe
+from measure import quantile
+from visitors import Answer, Person, Program, Visitor
 
-FIRST_LIMIT, NEXT_LIMIT = 1.0, 0.1  # seconds, of a good answer
 ANSWERED = (16, 64)  # tokens
 THINKING = 20.0  # seconds between an answer and the next question, on average
 OVERHEAD_TARGET = 0.005  # seconds, median
 GROWTH_TARGET = 0.05  # of memory over the second half of the soak
 CROWD = 1000  # programs that ask, of which each has its own conversation
 GOOD_SHARE = 0.9  # of the answers at the knee
+SHORT_ANSWER = 2  # tokens, of the soak
+AGAIN = 1 / 200  # of a person's questions in the soak come after a new log-in
 DAY_QUESTIONS = 64 * 8 * 60  # 64 visitors for eight hours with a question a minute
 TOPICS = (
     "the sea",
@@ -62,163 +69,25 @@ TOPICS = (
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """status 0: the connection broke. came: when each piece of text came."""
-
-    asked: float
-    status: int
-    came: list[float] = field(default_factory=list)
-    ended: float = 0.0
-
-    @property
-    def first(self) -> float:
-        return self.came[0] - self.asked
-
-    @property
-    def gaps(self) -> list[float]:
-        return [b - a for a, b in zip(self.came, self.came[1:], strict=False)]
-
-    @property
-    def whole(self) -> bool:
-        return self.status == 200 and bool(self.came)
-
-    @property
-    def good(self) -> bool:
-        late = self.gaps and statistics.mean(self.gaps) > NEXT_LIMIT
-        return self.whole and self.first <= FIRST_LIMIT and not late
+Histogram = dict[float, float]  # how many were at most so long, by seconds
 
 
-class Visitor(Protocol):
-    """Somebody who asks."""
-
-    async def ask(self, question: str, tokens: int) -> Answer:
-        """Ask, and read the answer to its end."""
-
-
-class Connection:
-    """HTTP/1.1 over asyncio's streams, one request each: cheap enough to leave the processor to the server."""
-
-    def __init__(self, port: int, headers: str = "") -> None:
-        self.port, self.headers = port, headers
-
-    async def open(self, method: str, path: str, body: Any = None) -> tuple[int, str, asyncio.StreamReader, Any]:
-        """Send a request; the status, the response's headers, and what to read its body from and to close."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
-        data = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nConnection: close\r\n{self.headers}"
-        if body is not None:
-            head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
-        writer.write(head.encode() + b"\r\n" + data)
-        received = (await reader.readuntil(b"\r\n\r\n")).decode()
-        return int(received.split()[1]), received, reader, writer
-
-    async def json(self, method: str, path: str, body: Any = None) -> tuple[int, Any, str]:
-        """A request whose response is JSON."""
-        status, head, reader, writer = await self.open(method, path, body)
-        data = await reader.read()
-        writer.close()
-        if "transfer-encoding: chunked" in head.lower():
-            data = b"".join(re.split(rb"\r?\n?[0-9a-f]+\r\n", data))
-        with suppress(json.JSONDecodeError):
-            return status, json.loads(data), head
-        return status, None, head
-
-
-class Program:
-    """A program that asks /v1; each question has those before it in front, as a chat has."""
-
-    def __init__(self, port: int, model: str) -> None:
-        self._connection = Connection(port, "Authorization: Bearer none\r\n")
-        self._model = model
-        self._messages: list[dict[str, str]] = []
-
-    async def ask(self, question: str, tokens: int) -> Answer:
-        self._messages = [*self._messages[-4:], {"role": "user", "content": question}]
-        body = {"model": self._model, "messages": self._messages, "max_tokens": tokens, "stream": True}
-        answer, text = await _streamed(self._connection, "POST", "/v1/chat/completions", body, "content")
-        self._messages.append({"role": "assistant", "content": text or "..."})
-        return answer
-
-
-class Person:
-    """A person with an account on the chat page, and a conversation of a few turns."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._connection = Connection(port)
-        self._conversation: str | None = None
-        self._parent: str | None = None
-        self._turns = 0
-
-    async def sign_up(self) -> None:
-        """Make an account and sign in."""
-        account = {"name": f"visitor-{secrets.token_hex(6)}", "password": secrets.token_urlsafe(16)}
-        await self._session("GET", "/api/session")
-        status, _, _ = await self._connection.json("POST", "/api/signup", account)
-        assert status == 202, f"nobody can sign up here (status {status})"
-        await self._session("POST", "/api/login", account)
-
-    async def lift_limits(self, account: dict[str, str]) -> None:
-        """As the admin: no rates, since all visitors come from one address; no titles, which are questions too."""
-        await self._session("GET", "/api/session")
-        await self._session("POST", "/api/login", account)
-        buckets = ("messages_account", "messages_source", "signup_source")
-        wanted = {"signup": True, "model_titles": False, "rates": dict.fromkeys(buckets, "")}
-        status, _, _ = await self._connection.json("PATCH", "/api/admin/settings", wanted)
-        assert status == 200, f"the admin cannot change the settings (status {status})"
-
-    async def _session(self, method: str, path: str, body: Any = None) -> None:
-        _, session, head = await self._connection.json(method, path, body)
-        cookies = dict(re.findall(r"(?im)^set-cookie: ([^=]+)=([^;\r]*)", head))
-        token = session["csrf_token"]
-        if cookies:
-            self._cookie = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        origin = f"http://127.0.0.1:{self._port}"
-        self._connection.headers = f"Cookie: {self._cookie}\r\nX-CSRF-Token: {token}\r\nOrigin: {origin}\r\n"
-
-    async def ask(self, question: str, tokens: int) -> Answer:
-        if self._conversation is None or self._turns == 3:
-            status, conversation, _ = await self._connection.json("POST", "/api/conversations", {})
-            if status != 201:
-                return Answer(time.monotonic(), status)
-            self._conversation, self._parent, self._turns = conversation["id"], None, 0
-        self._turns += 1
-        asked = time.monotonic()
-        path = f"/api/conversations/{self._conversation}/messages"
-        body = {"content": question, "parent_id": self._parent, "settings": {"max_tokens": tokens}}
-        status, turn, _ = await self._connection.json("POST", path, body)
-        if status != 201:
-            return Answer(asked, status)
-        [answer] = turn["answers"]
-        events = f"{path}/{answer['id']}/events?after={answer['last_event']}"
-        read, _ = await _streamed(self._connection, "GET", events, None, "text")
-        self._parent = answer["id"]
-        return Answer(asked, read.status, read.came, read.ended)
-
-
-async def _streamed(connection: Connection, method: str, path: str, body: Any, key: str) -> tuple[Answer, str]:
-    """An answer from server-sent events whose text is under a key."""
-    asked, came, text, status = time.monotonic(), [], "", 0
-    pattern = re.compile(rf'"{key}": ?("(?:[^"\\]|\\.)+")'.encode())
-    with suppress(OSError, asyncio.IncompleteReadError):
-        status, _, reader, writer = await connection.open(method, path, body)
-        while status == 200 and (line := await reader.readline()):
-            if line.startswith(b'data: {"error"'):
-                status = 0
-            elif line.startswith(b"data:") and b'"message"' not in line and (found := pattern.search(line)):
-                came.append(time.monotonic())
-                text += json.loads(found[1])
-        writer.close()
-    return Answer(asked, status, came, time.monotonic()), text
+def random_model(folder: Path) -> Path:
+    """A model that babbles, in a folder."""
+    tokenizer = train_bpe([question(random.Random(number)) for number in range(500)], 400)
+    sizes = {"layers": 1, "d_model": 32, "heads": 2, "kv_heads": 1, "d_head": 16, "d_ff": 64, "context": 1024}
+    save_model(Decoder(preset("modern", vocab_size=tokenizer.vocab_size, **sizes)), folder, tokenizer)
+    return folder
 
 
 class Service:
     """The service in a process of its own."""
 
-    def __init__(self, model: Path, precision: str | None, page: bool) -> None:
-        """With accounts, a database of its own and an admin."""
+    def __init__(self, model: Path | None, precision: str | None, page: bool) -> None:
+        """page: with accounts, a database of its own and an admin."""
         self._folder = tempfile.TemporaryDirectory()
+        if model is None:
+            model, precision = random_model(Path(self._folder.name) / "small"), None
         self.admin = {"name": "operator", "password": secrets.token_urlsafe(16)}
         more: list[str] = []
         if page:
@@ -246,10 +115,13 @@ class Service:
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    def overhead(self) -> dict[float, float]:
-        """How many requests had at most so many seconds of overhead, so far."""
-        lines = re.findall(r'chatwright:service_overhead_seconds_bucket{le="([^"]+)"} (\S+)', self._get("/metrics"))
-        return {float(bound): float(count) for bound, count in lines}
+    def histograms(self) -> dict[str, Histogram]:
+        """What our own metrics have counted so far, by name and kind."""
+        found: dict[str, Histogram] = {}
+        pattern = r'(?m)^chatwright:(\w+)_bucket{(?:kind="(\w+)",)?le="([^"]+)"} (\S+)'
+        for name, kind, bound, count in re.findall(pattern, self._get("/metrics")):
+            found.setdefault(f"{name} {kind}".strip(), {})[float(bound)] = float(count)
+        return found
 
     def engine(self) -> tuple[float, float]:
         """Seconds that the engine worked on answers so far, and how many they are."""
@@ -265,18 +137,33 @@ class Service:
         self._folder.cleanup()
 
 
-def median_between(before: dict[float, float], after: dict[float, float]) -> float | None:
-    """The median of what a histogram counted between two moments, interpolated within its bucket."""
+def quantile_between(before: Histogram, after: Histogram, share: float) -> float | None:
+    """The quantile of what a histogram counted between two moments, interpolated within its bucket."""
     counts = {bound: after[bound] - before.get(bound, 0.0) for bound in sorted(after)}
-    half = max(counts.values()) / 2
+    rank = share * max(counts.values(), default=0.0)
     low, below = 0.0, 0.0
     for bound, count in counts.items():
-        if half and count >= half:
+        if rank and count >= rank:
             if bound == float("inf"):
                 return low
-            return low + (bound - low) * (half - below) / max(1e-9, count - below)
+            return low + (bound - low) * (rank - below) / max(1e-9, count - below)
         low, below = bound, count
     return None
+
+
+def between(before: dict[str, Histogram], after: dict[str, Histogram]) -> dict[str, Any]:
+    """The service's own time of an answer, and the database's of its transactions, between two moments; in seconds."""
+
+    def quantiles(name: str) -> dict[str, float | None]:
+        then, now = before.get(name, {}), after.get(name, {})
+        return {str(percent): quantile_between(then, now, percent / 100) for percent in (50, 95)}
+
+    database = {
+        kind: {what: quantiles(f"database_{what}_seconds {kind}") for what in ("wait", "transaction")}
+        for kind in ("read", "write")
+    }
+    overhead = quantiles("service_overhead_seconds")
+    return {"overhead_50": overhead["50"], "overhead_95": overhead["95"], "database": database}
 
 
 def question(draw: random.Random) -> str:
@@ -301,7 +188,7 @@ async def arrive(visitors: Sequence[Visitor], rate: float, seconds: float) -> li
         if free:
             tasks.append(asyncio.create_task(one(free.pop(0), question(draw), draw.randint(*ANSWERED))))
         else:
-            answers.append(Answer(time.monotonic(), 429))  # more visitors than there are would be needed
+            answers.append(Answer(time.monotonic(), [], 429))  # more visitors than there are would be needed
         at += draw.expovariate(rate)
     await asyncio.gather(*tasks)
     return answers
@@ -323,15 +210,21 @@ async def converse(visitors: Sequence[Visitor], seconds: float) -> list[Answer]:
     return answers
 
 
-async def soak(visitors: Sequence[Visitor], service: Service, questions: int) -> tuple[list[Answer], list[float]]:
-    """Short answers without a pause, and the memory a hundred times on the way."""
+async def soak(
+    visitors: Sequence[Visitor], service: Service, questions: int, seconds: float
+) -> tuple[list[Answer], list[float]]:
+    """Short answers without a pause, so many or for so long, and the memory at every hundredth of the questions; people
+    log in again now and then.
+    """
     answers: list[Answer] = []
-    memory = [service.memory]
+    memory, end = [service.memory], time.monotonic() + seconds
 
     async def one(number: int, visitor: Visitor) -> None:
         draw = random.Random(number)
-        while len(answers) < questions:
-            answers.append(await visitor.ask(question(draw), 2))
+        while len(answers) < questions and time.monotonic() < end:
+            if isinstance(visitor, Person) and draw.random() < AGAIN:
+                await visitor.log_in()
+            answers.append(await visitor.ask(question(draw), SHORT_ANSWER))
             if len(answers) >= len(memory) * questions / 100:
                 memory.append(service.memory)
 
@@ -342,30 +235,28 @@ async def soak(visitors: Sequence[Visitor], service: Service, questions: int) ->
 def summary(answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
     """Quantiles and rates of answers."""
     whole = [answer for answer in answers if answer.whole]
-    firsts, gaps = sorted(a.first for a in whole), sorted(gap for a in whole for gap in a.gaps)
-    whole_times = sorted(a.ended - a.asked for a in whole)
+    times = {
+        "ttft": sorted(answer.first for answer in whole if answer.came),
+        "itl": sorted(gap for answer in whole for gap in answer.gaps),
+        "e2e": sorted(answer.ended - answer.asked for answer in whole),
+    }
     statuses = Counter(answer.status for answer in answers if not answer.whole)
+    good = sum(answer.whole and answer.good for answer in answers)
     return {
         "requests": len(answers),
         "answered_s": len(whole) / seconds,
-        "goodput_s": sum(a.good for a in answers) / seconds,
-        "good": sum(a.good for a in answers) / max(1, len(answers)),
-        **{
-            f"{name}_{q}": _quantile(values, q / 100)
-            for name, values in _named(firsts, gaps, whole_times)
-            for q in (50, 95)
-        },
+        "goodput_s": good / seconds,
+        "good": good / max(1, len(answers)),
+        **{f"{name}_{q}": quantile(values, q / 100) for name, values in times.items() for q in (50, 95)},
         "refused": statuses.pop(429, 0),
         "errors": sum(statuses.values()),
     }
 
 
-def _named(firsts: list[float], gaps: list[float], wholes: list[float]) -> list[tuple[str, list[float]]]:
-    return [("ttft", firsts), ("itl", gaps), ("e2e", wholes)]
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+def knee(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The highest rate at which answers are good; None when they are good at the highest that was tried, too."""
+    good = [row["rate"] for row in rows if row["good"] >= GOOD_SHARE]
+    return max(good, default=None) if len(good) < len(rows) else None
 
 
 def growth(memory: Sequence[float]) -> float:
@@ -406,45 +297,53 @@ async def visitors_of(service: Service, count: int, page: bool) -> list[Visitor]
     """So many visitors, signed in where they have accounts."""
     if not page:
         return [Program(service.port, service.model) for _ in range(count)]
-    await Person(service.port).lift_limits(service.admin)
+    operator = Person(service.port, service.admin)
+    await operator.log_in()
+    await operator.lift_limits()
     people = [Person(service.port) for _ in range(count)]
     for person in people:  # one by one: hashing passwords takes all of a core
         await person.sign_up()
+        await person.log_in()
     return list(people)
 
 
 def show(name: str, row: dict[str, Any]) -> None:
     """One line of the table."""
 
-    def ms(value: float | None) -> str:
-        return "     -" if value is None else f"{1000 * value:6.0f}"
+    def ms(value: float | None, digits: int = 0, width: int = 6) -> str:
+        return f"{'-' if value is None else format(1000 * value, f'.{digits}f'):>{width}}"
 
+    writes = row["database"]["write"]
     print(
         f"{name:<14} {row['requests']:6d} {row['answered_s']:7.2f} {row['goodput_s']:7.2f} {row['good']:5.0%} "
         f"{ms(row['ttft_50'])} {ms(row['ttft_95'])} {ms(row['itl_50'])} {ms(row['itl_95'])} {ms(row['e2e_50'])} "
-        f"{ms(row['e2e_95'])} {row['refused']:5d} {row['errors']:5d}  "
-        f"{'-' if row['overhead_50'] is None else format(1000 * row['overhead_50'], '.1f')}",
+        f"{ms(row['e2e_95'])} {row['refused']:5d} {row['errors']:5d} {ms(row['overhead_50'], 1)} "
+        f"{ms(row['overhead_95'], 1)} {ms(writes['wait']['50'], 1)} {ms(writes['wait']['95'], 1)} "
+        f"{ms(writes['transaction']['50'], 1)} {ms(writes['transaction']['95'], 1)}",
         flush=True,
     )
 
 
-async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that was asked for."""
-    figures: dict[str, Any] = {"sweep": []}
+HEADER = (
+    "                asked      /s  good/s  good ttft50     95  itl50     95  e2e50     95   429  errors ovrhd     95 "
+    "write waits  95  takes     95"
+)
+
+
+async def measure(service: Service, arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """All that was asked for, into the figures."""
     people = await visitors_of(service, max(arguments.visitors, 2), arguments.page)
     # Who needs no account can always be one more, so that nothing but the service refuses.
     crowd = people if arguments.page else await visitors_of(service, CROWD, page=False)
     await people[0].ask("Hello.", 8)  # warm
-    print(
-        "                asked    /s   good/s  good   ttft50  95   itl50   95   e2e50    95   429  errors  overhead ms"
-    )
+    print(HEADER)
 
     async def timed(name: str, work: Any) -> tuple[dict[str, Any], Any]:
-        before, (seconds, count), began = service.overhead(), service.engine(), time.monotonic()
+        before, (seconds, count), began = service.histograms(), service.engine(), time.monotonic()
         got = await work
         answers = got[0] if isinstance(got, tuple) else got
         row = summary(answers, time.monotonic() - began)
-        row["overhead_50"] = median_between(before, service.overhead())
+        row |= between(before, service.histograms())
         seconds, count = (after - then for after, then in zip(service.engine(), (seconds, count), strict=True))
         wholes = [answer.ended - answer.asked for answer in answers if answer.whole]
         # What a client waits for beyond the engine, network and the client's own work included.
@@ -456,17 +355,15 @@ async def measure(service: Service, arguments: argparse.Namespace) -> dict[str, 
     for rate in arguments.rates:
         row, _ = await timed(f"{rate:g} a second", arrive(crowd, rate, arguments.seconds))
         figures["sweep"].append({"rate": rate, **row})
-    good = [row["rate"] for row in figures["sweep"] if row["good"] >= GOOD_SHARE]
-    figures["knee"] = max(good, default=None)
+    figures["knee"] = knee(figures["sweep"])
     if arguments.visitors:
         figures["visitors"], _ = await timed(f"{len(people)} visitors", converse(people, arguments.seconds))
     if arguments.soak:
-        row, (_, memory) = await timed("soak", soak(people, service, arguments.soak))
+        row, (_, memory) = await timed("soak", soak(people, service, arguments.soak, arguments.soak_seconds))
         figures["soak"] = {**row, "memory": memory, "growth": growth(memory)}
         print(
             f"memory {memory[0]:.0f} MiB at first, {memory[len(memory) // 2]:.0f} half way, {memory[-1]:.0f} at the end"
         )
-    return figures
 
 
 def results(figures: dict[str, Any]) -> list[dict[str, Any]]:
@@ -501,7 +398,7 @@ def results(figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="a model folder or a run")
+    parser.add_argument("--model", type=Path, help="a model folder or a run")
     parser.add_argument("--precision", default="int8-dynamic", help="of the engine; '' as stored")
     parser.add_argument("--rates", type=float, nargs="*", default=[1, 2, 4, 8], help="questions a second")
     parser.add_argument("--seconds", type=float, default=20, help="for each rate, and for the visitors")
@@ -509,13 +406,16 @@ def main() -> None:
     parser.add_argument(
         "--soak", type=int, default=0, help=f"questions; {DAY_QUESTIONS} are eight hours of 64 visitors"
     )
+    parser.add_argument("--soak-seconds", type=float, default=3600, help="the longest that the soak may take")
     parser.add_argument("--page", action="store_true", help="through the chat page's API, with accounts")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     service = Service(arguments.model, arguments.precision, arguments.page)
+    figures: dict[str, Any] = {"sweep": [], "knee": None}
     try:
-        figures = asyncio.run(measure(service, arguments))
+        with suppress(KeyboardInterrupt):  # what was measured until then is kept
+            asyncio.run(measure(service, arguments, figures))
     finally:
         service.close()
     if arguments.plot and figures["sweep"]:

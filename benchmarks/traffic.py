@@ -14,10 +14,8 @@ import argparse
 import json
 import queue
 import random
-import statistics
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,33 +32,18 @@ from chatwright.inference.sampling import Sampling
 from chatwright.inference.serving import ServedEngine
 from chatwright.model.folder import load_model
 from chatwright.training.runtime import prepare
-from measure import outcome, result
+from measure import Timed, outcome, quantile, result
 
 SYSTEM, TURNS, THINKING = 96, 3, 1.0  # tokens, and seconds between an answer and the next question on average
 ASKED, ANSWERED = (8, 60), (16, 64)  # tokens
-FIRST_LIMIT, NEXT_LIMIT = 1.0, 0.1  # seconds, of a good answer
 PADDED_BATCH = 8
 
 
 @dataclass(frozen=True)
-class Answer:
-    """When it was asked, when each token came, and what it was."""
+class Answer(Timed):
+    """An answer in time, and what it was."""
 
-    asked: float
-    came: list[float]
     tokens: list[int]
-
-    @property
-    def first(self) -> float:
-        return self.came[0] - self.asked
-
-    @property
-    def gaps(self) -> list[float]:
-        return [b - a for a, b in zip(self.came, self.came[1:], strict=False)]
-
-    @property
-    def good(self) -> bool:
-        return self.first <= FIRST_LIMIT and (not self.gaps or statistics.mean(self.gaps) <= NEXT_LIMIT)
 
 
 class Server(Protocol):
@@ -174,7 +157,7 @@ def converse(server: Server, vocabulary: int, seed: int, answers: list[Answer], 
             return
 
 
-def measure(server: Server, vocabulary: int, rate: float, seconds: float) -> dict[str, float]:
+def measure(server: Server, vocabulary: int, rate: float, seconds: float) -> dict[str, Any]:
     """Conversations at ``rate`` a second for some seconds; those under way may end."""
     draw = random.Random(int(rate * 1000))
     answers: list[Answer] = []
@@ -196,21 +179,17 @@ def measure(server: Server, vocabulary: int, rate: float, seconds: float) -> dic
         "conversations_s": rate,
         "requests_s": len(answers) / took,
         "requests": len(answers),
-        "ttft_p50": _quantile(firsts, 0.5),
-        "ttft_p95": _quantile(firsts, 0.95),
-        "itl_p50": _quantile(gaps, 0.5),
-        "itl_p95": _quantile(gaps, 0.95),
+        "ttft_p50": quantile(firsts, 0.5),
+        "ttft_p95": quantile(firsts, 0.95),
+        "itl_p50": quantile(gaps, 0.5),
+        "itl_p95": quantile(gaps, 0.95),
         "tokens_s": sum(len(a.came) for a in answers) / took,
         "goodput_requests_s": sum(a.good for a in answers) / took,
         "good": sum(a.good for a in answers) / len(answers),
     }
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-
-def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
+def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Time to the first token, time between tokens, all tokens and good answers, against the rate of conversations."""
     import matplotlib
 
@@ -237,7 +216,7 @@ def plot(results: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def compare(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+def compare(results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Our engine beside itself without prefix cache, and beside the padded loop, at each rate."""
     ours, without, _, padded = results.values()
     lines = []
@@ -274,7 +253,7 @@ def main() -> None:
         "ours, bfloat16": lambda: Ours(arguments.model, "bfloat16", True),
         "transformers, padded batches": lambda: Padded(arguments.model),
     }
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     print(f"{'':34} conv/s  first p50   p95   next p50   p95   tokens/s  good/s  good")
     for rate in arguments.rates:
         for name, make in sides.items():

@@ -96,7 +96,10 @@ class Question(Record):
 
 
 class Comparison(Record):
-    """K answers to one prompt, ranked: ``tiers`` holds indices into ``answers``, best first; one tier, one rank."""
+    """K answers to one prompt, ranked: ``tiers`` holds indices into ``answers``, best first; one tier, one rank.
+
+    meta: of the chat's people, ``text`` is what they said of their choice.
+    """
 
     id: str = Field(min_length=1)
     prompt: list[Message] = Field(min_length=1)
@@ -104,6 +107,7 @@ class Comparison(Record):
     tiers: list[Annotated[list[int], Field(min_length=1)]] = Field(min_length=1)
     labeler: str
     source: str = ""
+    meta: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _tiers_cover_answers(self) -> Comparison:

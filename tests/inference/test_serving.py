@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
 from chatwright.inference.request import Completion
 from chatwright.inference.sampling import Sampling
-from chatwright.inference.serving import ServedEngine
+from chatwright.inference.serving import NICE, ServedEngine
 from chatwright.model.decoder import Decoder
 from chatwright.tokenizer.bpe import Tokenizer
 
@@ -100,3 +102,11 @@ def test_weights_are_refreshed_between_steps(served: ServedEngine) -> None:
     assert read(served.stream([1, 2], Sampling(max_tokens=3)))[1].version == 0
     served.refresh()
     assert read(served.stream([1, 2], Sampling(max_tokens=3)))[1].version == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere priorities are of whole processes")
+def test_the_engines_thread_lets_the_others_go_first(served: ServedEngine) -> None:
+    served.refresh()  # the thread has begun
+    assert served._thread.native_id is not None
+    expected = min(19, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) + NICE)
+    assert os.getpriority(os.PRIO_PROCESS, served._thread.native_id) == expected

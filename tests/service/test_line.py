@@ -1,113 +1,59 @@
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from chatwright.service.line import Line, LineFull
 
 
-async def everything(job) -> list:
-    return [item async for item in job]
+class Asked:
+    """A request that says what becomes of it; a cancelled one leaves when it has not begun."""
+
+    def __init__(self, line: Line, name: str, log: list[str]) -> None:
+        self.line, self.name, self.log = line, name, log
+
+    def begin(self) -> None:
+        self.log.append(f"{self.name} begins")
+
+    def cancel(self) -> None:
+        self.log.append(f"{self.name} is cancelled")
+        if f"{self.name} begins" not in self.log:
+            self.line.leave(self)
 
 
-async def empty(line: Line) -> None:
-    while line.length:
-        await asyncio.sleep(0.01)
-
-
-def test_jobs_run_one_at_a_time_in_order():
-    running, most = 0, 0
-
-    def produce(_: Callable[[], bool]) -> Iterator[int]:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        for i in range(3):
-            time.sleep(0.005)
-            yield i
-        running -= 1
-
-    async def main() -> list[list[int]]:
-        line = Line(places=8, at_once=1)
-        return await asyncio.gather(*(everything(line.join(produce)) for _ in range(4)))
-
-    assert asyncio.run(main()) == [[0, 1, 2]] * 4
-    assert most == 1
+def test_requests_begin_in_order_as_many_at_once_as_may():
+    line, log = Line(places=2, at_once=2), list[str]()
+    a, b, c, d = (Asked(line, name, log) for name in "abcd")
+    for request in (a, b, c, d):
+        line.enter(request)
+    assert log == ["a begins", "b begins"]
+    assert (line.length, line.busy, line.full) == (4, True, True)
+    line.leave(b)
+    line.leave(b)
+    assert log[2:] == ["c begins"]
+    line.leave(a)
+    assert log[3:] == ["d begins"]
+    line.leave(c)
+    line.leave(d)
+    assert (line.length, line.busy, line.full) == (0, False, False)
 
 
 def test_a_full_line_turns_the_next_away_and_opens_again():
-    gate = threading.Event()
-
-    def produce(_: Callable[[], bool]) -> Iterator[str]:
-        gate.wait(5)
-        yield "done"
-
-    async def main() -> None:
-        line = Line(places=1, at_once=1)
-        jobs = [line.join(produce), line.join(produce)]  # one is answered, one waits
-        with pytest.raises(LineFull):
-            line.join(produce)
-        gate.set()
-        assert [await everything(job) for job in jobs] == [["done"]] * 2
-        await empty(line)
-        assert await everything(line.join(produce)) == ["done"]
-
-    asyncio.run(main())
+    line, log = Line(places=1, at_once=1), list[str]()
+    a, b, c = (Asked(line, name, log) for name in "abc")
+    line.enter(a)
+    line.enter(b)
+    with pytest.raises(LineFull):
+        line.enter(c)
+    line.leave(b)  # tired of waiting
+    line.enter(c)
+    line.leave(a)
+    assert log == ["a begins", "c begins"]
 
 
-def test_a_cancelled_job_ends_and_one_still_waiting_never_begins():
-    begun = []
-
-    def produce(name: str) -> Callable[[Callable[[], bool]], Iterator[str]]:
-        def work(cancelled: Callable[[], bool]) -> Iterator[str]:
-            begun.append(name)
-            while not cancelled():
-                time.sleep(0.005)
-                yield name
-
-        return work
-
-    async def main() -> None:
-        line = Line(places=2, at_once=1)
-        first, second = line.join(produce("first")), line.join(produce("second"))
-        async for _ in first:
-            break
-        second.cancel()
-        first.cancel()
-        assert await everything(second) == []
-        await empty(line)
-
-    asyncio.run(main())
-    assert begun == ["first"]
-
-
-def test_what_goes_wrong_in_the_thread_is_raised_where_it_is_awaited():
-    def produce(_: Callable[[], bool]) -> Iterator[int]:
-        yield 1
-        raise ZeroDivisionError("planted")
-
-    async def main() -> None:
-        with pytest.raises(ZeroDivisionError, match="planted"):
-            await everything(Line(places=1, at_once=1).join(produce))
-
-    asyncio.run(main())
-
-
-def test_producers_of_one_job_work_side_by_side_and_the_job_ends_with_the_last():
-    meet = threading.Barrier(2, timeout=5)
-
-    def produce(name: str) -> Callable[[Callable[[], bool]], Iterator[str]]:
-        def work(_: Callable[[], bool]) -> Iterator[str]:
-            meet.wait()  # broken, were there no other
-            yield name
-
-        return work
-
-    async def main() -> list[str]:
-        return await everything(Line(places=0, at_once=2).join(produce("a"), produce("b")))
-
-    assert sorted(asyncio.run(main())) == ["a", "b"]
+def test_when_all_are_cancelled_none_that_waits_begins():
+    line, log = Line(places=2, at_once=1), list[str]()
+    for name in "abc":
+        line.enter(Asked(line, name, log))
+    line.cancel_all()
+    assert log == ["a begins", "b is cancelled", "c is cancelled", "a is cancelled"]
+    assert line.length == 1

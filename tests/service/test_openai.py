@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from threading import current_thread
 
 import httpx
 import openai
 import pytest
 from openai import OpenAI
 
+from chatwright.inference import constraint
 from chatwright.inference.engine import Engine
 from chatwright.inference.prompts import fit
 from chatwright.inference.request import Delta
@@ -133,6 +135,26 @@ def test_an_answer_follows_its_schema(tiny: LoadedModel, client_of: ClientOf):
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
     [choice] = client_of(tiny).chat.completions.create(**ASK, response_format=wanted).choices
     assert json.loads(choice.message.content).keys() == {"ok"}
+
+
+def test_a_schema_is_compiled_once_and_never_where_everybody_waits(
+    tiny: LoadedModel, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    threads: list[str] = []
+    vocabulary = constraint._vocabulary
+    monkeypatch.setattr(
+        constraint, "_vocabulary", lambda tokenizer: threads.append(current_thread().name) or vocabulary(tokenizer)
+    )
+    schema = {"type": "object", "properties": {"once": {"enum": [1, 2]}}, "required": ["once"]}
+    schema["additionalProperties"] = False
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    create = client_of(tiny).chat.completions.create
+    for _ in range(2):
+        answer = create(**ASK, response_format=wanted)
+        assert json.loads(answer.choices[0].message.content)["once"] in (1, 2)
+    [thread] = threads
+    assert thread != "engine"
+    assert thread.startswith("asyncio_")  # a worker of the event loop, not the loop
 
 
 def test_a_bias_decides_the_answer_and_penalties_change_it(tiny: LoadedModel, client_of: ClientOf):

@@ -25,19 +25,8 @@ class Constraint:
 
     def __init__(self, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> None:
         """An empty schema is any JSON object. UserError when the schema cannot be followed."""
-        guide = _vocabulary(tokenizer)
-        import llguidance
-
-        try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                json.dumps(dict(schema) or ANY_OBJECT), overrides={"whitespace_flexible": False}
-            )
-            self._matcher = llguidance.LLMatcher(guide, grammar)
-        except ValueError as error:
-            raise UserError(f"The JSON schema cannot be followed: {_first_line(error)}.") from None
-        if self._matcher.is_error():
-            raise UserError(f"The JSON schema cannot be followed: {_first_line(self._matcher.get_error())}.")
-        self._words = np.zeros((guide.vocab_size + 31) // 32, dtype=np.int32)
+        self._matcher = _compiled(tokenizer, json.dumps(dict(schema) or ANY_OBJECT)).deep_copy()
+        self._words = np.zeros((tokenizer.vocab_size + 31) // 32, dtype=np.int32)
 
     def allowed(self) -> Tensor:
         """Which ids may come next, bool [V]; the end of the answer is one of them where the JSON is whole."""
@@ -73,6 +62,22 @@ class _Vocabulary:
 
     def __call__(self, text: str) -> list[int]:
         return self._encode(text)
+
+
+@lru_cache(maxsize=32)
+def _compiled(tokenizer: Tokenizer, schema: str) -> llguidance.LLMatcher:
+    """The beginning of a schema, to be copied: a large one takes a third of a second, a copy of it none."""
+    guide = _vocabulary(tokenizer)
+    import llguidance
+
+    try:
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_flexible": False})
+        matcher = llguidance.LLMatcher(guide, grammar)
+    except ValueError as error:
+        raise UserError(f"The JSON schema cannot be followed: {_first_line(error)}.") from None
+    if matcher.is_error():
+        raise UserError(f"The JSON schema cannot be followed: {_first_line(matcher.get_error())}.")
+    return matcher
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -12,6 +14,8 @@ from typing import Any
 from chatwright.inference.engine import Engine, Load
 from chatwright.inference.request import Completion, Delta, Request
 from chatwright.inference.sampling import Sampling
+
+NICE = 5  # steps of the system's priority that the engine takes back
 
 Listener = Callable[["Delta", "Completion | BaseException | None"], None]
 
@@ -150,6 +154,7 @@ class ServedEngine:
 
     def _work(self) -> None:
         """The thread: orders first, then a step; sleeps while there is nothing to do."""
+        _step_back()
         while True:
             try:
                 order = self._orders.get(block=not self._engine.busy)
@@ -193,3 +198,13 @@ class ServedEngine:
         for request, (listener, *_) in waiting.items():
             self._engine.cancel(request)
             listener(Delta("", [], [], []), error)
+
+
+def _step_back() -> None:
+    """Let the other threads of the process go first: they work in short bursts, and somebody waits for each of them.
+
+    The threads that kernels start from this one take it over.
+    """
+    if sys.platform == "linux":  # elsewhere priorities are of whole processes
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))

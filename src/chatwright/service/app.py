@@ -34,6 +34,7 @@ from chatwright.service.security import SecurityHeaders, host_of
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 WAITING_PLACES = 64
 AT_ONCE = 64  # answers that the engine works on together
+UNREAD_SECONDS = 60.0  # for the other end of a connection to take what it is sent
 GRACE_SECONDS = 2  # for answers under way when the service is told to end
 
 
@@ -63,17 +64,18 @@ def create_app(
     given = neighbours or Neighbours()
     limiter, moderator = given.limiter or Limiter(), given.moderator or Moderator()
     stored = Database(database)
-    stored.waited = metrics.database_wait
-    product = Product(models, line, stored, replace(given, limiter=limiter, moderator=moderator))
+    stored.watch = metrics.database
+    parts = replace(given, limiter=limiter, moderator=moderator)
+    product = Product(models, line, stored, parts, metrics.overhead)
     access = Access(keys or product.context.keys, keyless=keyless)
-    api = Api(models, line, access, limiter, moderator, metrics)
+    settings = product.context.settings
+    api = Api(models, line, access, limiter, moderator, metrics, lambda: settings.current.moderate_api)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with product.running():
             yield
             line.cancel_all()
-        await line.close()
 
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         if request.url.path.startswith("/api/"):
@@ -113,11 +115,7 @@ def serve(
     public = neighbours.public if neighbours is not None else None
     if public is not None:
         hosts.append(host_of(public))
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
-    with listening, suppress(KeyboardInterrupt):
+    with listen(host, port) as listening, suppress(KeyboardInterrupt):
         app = create_app(models, hosts=hosts, database=database, neighbours=neighbours, keyless=keyless)
         config = uvicorn.Config(
             app,
@@ -126,6 +124,20 @@ def serve(
             proxy_headers=public is not None,  # without a proxy before it, anybody could write them
         )
         _Server(config, app.state.line).run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Where connections come in; 0 is any free port. UserError when the port is taken.
+
+    A connection whose other end takes nothing ends after `UNREAD_SECONDS`, and with it what waits to be sent.
+    """
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(f"Cannot listen on {host}:{port} ({error.strerror}); choose another with --port.") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections take it from here
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * UNREAD_SECONDS))
+    return listening
 
 
 class _Server(uvicorn.Server):

@@ -11,6 +11,7 @@ from chatwright.service.tables import AuditRow
 
 Action = Literal[
     "login_failed",
+    "signup_refused",
     "account_created",
     "account_deleted",
     "password_changed",

@@ -12,6 +12,7 @@ from chatwright.service.line import Line
 from chatwright.service.models import LoadedModel
 
 Piece = tuple[int, "Delta | Completion"]  # index of the choice, and what it grew by or its end
+End = Completion | BaseException
 
 
 class Choices:
@@ -20,27 +21,40 @@ class Choices:
     def __init__(
         self, line: Line, model: LoadedModel, prompts: Sequence[list[int]], samplings: Sequence[Sampling]
     ) -> None:
-        """Begin to answer each prompt with its sampling, in a place of the line. LineFull when there is none."""
+        """Answer each prompt with its sampling, when the line comes to it. LineFull when there is no place."""
+        self._line, self._model = line, model
+        self._wanted = list(zip(prompts, samplings, strict=True))
         self._loop = asyncio.get_running_loop()
-        self._made: asyncio.Queue[tuple[int, Delta, Completion | BaseException | None]] = asyncio.Queue()
+        self._made: asyncio.Queue[tuple[int, Delta, End | None] | None] = asyncio.Queue()  # None: it never began
         self._left, self._ended = len(samplings), 0  # choices
         self._cancelled = False
-        self._line = line
+        self._drops: list[Callable[[], None]] = []
         line.enter(self)
-        both = zip(prompts, samplings, strict=True)
-        self._drops = [model.engine.begin(*one, self._listener(index)) for index, one in enumerate(both)]
+
+    def begin(self) -> None:
+        """Hand everything to the engine; the line says when."""
+        for index, (prompt, sampling) in enumerate(self._wanted):
+            self._drops.append(self._model.engine.begin(prompt, sampling, self._listener(index)))
 
     def cancel(self) -> None:
         """Drop what is not done. Harmless when all is."""
-        if not self._cancelled:
-            self._cancelled = True
-            for drop in self._drops:
-                drop()
+        if self._cancelled:
+            return
+        self._cancelled = True
+        if not self._drops:
+            self._made.put_nowait(None)
+            self._line.leave(self)
+        for drop in self._drops:
+            drop()
+
+    def drop(self, index: int) -> None:
+        """Drop one choice under way; the others go on. Harmless when it is done."""
+        self._drops[index]()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """The pieces, and of each choice at last its completion; raises what the engine raised. Ends when cancelled."""
-        while self._left:
-            index, delta, end = await self._made.get()
+        while self._left and (made := await self._made.get()) is not None:
+            index, delta, end = made
             if end is not None:
                 self._left -= 1
             if isinstance(end, BaseException):
@@ -52,16 +66,16 @@ class Choices:
             if end is not None:
                 yield index, end
 
-    def _listener(self, index: int) -> Callable[[Delta, Completion | BaseException | None], None]:
-        def listen(delta: Delta, end: Completion | BaseException | None) -> None:
+    def _listener(self, index: int) -> Callable[[Delta, End | None], None]:
+        def listen(delta: Delta, end: End | None) -> None:
             with suppress(RuntimeError):  # the loop is closed: nobody is there any more
                 self._loop.call_soon_threadsafe(self._hear, index, delta, end)
 
         return listen
 
-    def _hear(self, index: int, delta: Delta, end: Completion | BaseException | None) -> None:
+    def _hear(self, index: int, delta: Delta, end: End | None) -> None:
         self._made.put_nowait((index, delta, end))
         if end is not None:
             self._ended += 1
-            if self._ended == len(self._drops):
+            if self._ended == len(self._wanted):
                 self._line.leave(self)

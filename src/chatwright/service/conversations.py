@@ -123,23 +123,30 @@ class Conversations:
         with self._database.write() as session:
             session.execute(sa.delete(ConversationRow).where(ConversationRow.user_id == user_id))
 
-    def summary(self, conversation_id: str) -> dict[str, Any]:
-        """A conversation as it stands in the list."""
+    def check(self, user_id: str, conversation_id: str, message_id: str) -> None:
+        """Refusal unless it is a message of a conversation of the person."""
+        wanted = sa.select(MessageRow.id).join(ConversationRow, ConversationRow.id == MessageRow.conversation_id)
+        wanted = wanted.where(MessageRow.id == message_id, ConversationRow.id == conversation_id)
         with self._database.read() as session:
-            row = session.get(ConversationRow, conversation_id)
-            if row is None:
+            if session.scalar(wanted.where(ConversationRow.user_id == user_id)) is None:
                 raise not_found()
-            return views.summary(row, bool(_running_among(session, [row.id])))
 
     def messages(self, user_id: str, conversation_id: str, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Some messages of a conversation. Refusal when one is not there."""
+        return self.excerpt(user_id, conversation_id, ids)[0]
+
+    def excerpt(
+        self, user_id: str, conversation_id: str, ids: Sequence[str]
+    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Some messages of a conversation, and the conversation as it stands in the list. Refusal: not there."""
         with self._database.read() as session:
-            owned(session, user_id, conversation_id)
+            row = owned(session, user_id, conversation_id)
             tree = read_tree(session, conversation_id)
             if not set(ids) <= set(tree.by_id):
                 raise not_found()
             extras = read_extras(session, conversation_id)
-            return [views.message(tree.by_id[id], tree, extras, self._running) for id in ids]
+        messages = [views.message(tree.by_id[id], tree, extras, self._running) for id in ids]
+        return messages, views.summary(row, tree.running)
 
     def share(self, user_id: str, conversation_id: str, message_id: str | None, actor: Actor) -> dict[str, Any]:
         """Make a public link to a branch; the link of before, if any, ends."""
@@ -191,7 +198,7 @@ class Conversations:
         link = session.scalar(sa.select(ShareRow).where(ShareRow.conversation_id == row.id))
         consent = session.scalar(sa.select(User.consent).where(User.id == row.user_id))
         return {
-            **views.summary(row, any(said.status == "running" for said in tree.rows)),
+            **views.summary(row, tree.running),
             "consent": row.consent,
             "consent_effective": consent if row.consent is None else row.consent,
             "settings": views.turn_settings(row.settings),
@@ -218,19 +225,22 @@ def read_tree(session: Session, conversation_id: str) -> Tree:
 
 def read_extras(session: Session, conversation_id: str) -> Extras:
     """Ratings and comparisons of a conversation's messages."""
-    inside = MessageRow.conversation_id == conversation_id
-    ratings = session.scalars(
-        sa.select(FeedbackRow).join(MessageRow, MessageRow.id == FeedbackRow.message_id).where(inside)
+    rated = (
+        sa.select(FeedbackRow, FeedbackTagRow.tag)
+        .join(MessageRow, MessageRow.id == FeedbackRow.message_id)
+        .outerjoin(FeedbackTagRow, FeedbackTagRow.message_id == FeedbackRow.message_id)
+        .where(MessageRow.conversation_id == conversation_id)
     )
+    ratings: dict[str, FeedbackRow] = {}
     tags: dict[str, list[str]] = {}
-    for tag in session.scalars(
-        sa.select(FeedbackTagRow).join(MessageRow, MessageRow.id == FeedbackTagRow.message_id).where(inside)
-    ):
-        tags.setdefault(tag.message_id, []).append(tag.tag)
+    for rating, tag in session.execute(rated):
+        ratings[rating.message_id] = rating
+        if tag is not None:
+            tags.setdefault(rating.message_id, []).append(tag)
     compared: dict[str, str] = {}
     for pair in session.scalars(sa.select(ComparisonRow).where(ComparisonRow.conversation_id == conversation_id)):
         compared |= {pair.answer_a: pair.id, pair.answer_b: pair.id}
-    return Extras({rating.message_id: rating for rating in ratings}, tags, compared)
+    return Extras(ratings, tags, compared)
 
 
 def touch(row: ConversationRow) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import command
@@ -23,6 +23,8 @@ DEFAULT = "sqlite:///chatwright.db"
 Rows = sa.Select[*tuple[Any, ...]]  # a query of whatever columns
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 10  # how long to wait for another process that writes to the same SQLite file
+Kind = Literal["read", "write"]
+Watch = Callable[[Kind, float, float], None]  # of a transaction: how long it waited to begin, and how long it took
 CONNECTIONS = 40  # as many as there are threads that answer requests
 UPGRADING = 0x63686174  # the advisory lock that PostgreSQL upgrades under
 
@@ -37,9 +39,10 @@ class Database:
             self._folder = tempfile.TemporaryDirectory(prefix="chatwright-")
             url = f"sqlite:///{self._folder.name}/service.db"
         self.url = read_url(url)
-        self.waited: Callable[[float], None] = lambda _: None  # told how long each writer waited for its turn
+        self.watch: Watch = lambda kind, waited, took: None  # told of each transaction, in seconds
         self._turn = threading.Lock()
-        options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 10}
+        # The connection that was used last is the next: its cache is warm, and the others need none.
+        options: dict[str, Any] = {"pool_size": CONNECTIONS, "max_overflow": 10, "pool_use_lifo": True}
         if self.is_sqlite:
             options["connect_args"] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
             options["poolclass"] = sa.pool.QueuePool
@@ -58,18 +61,38 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that only looks."""
-        with Session(self.engine, expire_on_commit=False, autoflush=False) as session:
+        with self._watched("read") as begun, Session(self.engine, expire_on_commit=False, autoflush=False) as session:
+            session.connection()
+            begun()
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that is on disk when the block ends well, and undone when it does not. Keep it short."""
-        asked = time.perf_counter()
-        with self._waiting_turn():
-            self.waited(time.perf_counter() - asked)
-            with Session(self.engine, expire_on_commit=False) as session, session.begin():
-                session.connection(execution_options={"writes": True})
-                yield session
+        with (
+            self._watched("write") as begun,
+            self._waiting_turn(),
+            Session(self.engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            session.connection(execution_options={"writes": True})
+            begun()
+            yield session
+
+    @contextmanager
+    def _watched(self, kind: Kind) -> Iterator[Callable[[], None]]:
+        """Times a transaction: from asking for it to where what is given is called, and from there to its end."""
+        asked, began = time.perf_counter(), None
+
+        def begun() -> None:
+            nonlocal began
+            began = time.perf_counter()
+
+        try:
+            yield begun
+        finally:
+            if began is not None:
+                self.watch(kind, began - asked, time.perf_counter() - began)
 
     @contextmanager
     def _waiting_turn(self) -> Iterator[None]:

@@ -193,6 +193,7 @@ def _comparison(session: Session, entry: Entry) -> Record | None:
         tiers=TIERS[row.choice],
         labeler=pseudonym(entry.user_id),
         source=BOTH_BAD if row.choice == "both_bad" else SOURCE,
+        meta={"text": scrub(row.text)} if row.text else {},
     )
 
 

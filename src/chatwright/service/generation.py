@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +18,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from chatwright.service.answers import End, answer
+from chatwright.inference.request import Completion, Timing
+from chatwright.inference.scheduler import QueueFull
+from chatwright.service.choices import Choices
 from chatwright.service.database import Database
-from chatwright.service.line import Job, Line, LineFull
+from chatwright.service.line import Line, LineFull
 from chatwright.service.load import Meter
-from chatwright.service.moderation import Moderator
+from chatwright.service.moderation import CHECK_CHARACTERS, Moderator, judge
 from chatwright.service.refusal import Refusal
 from chatwright.service.tables import ConversationRow, EventRow, MessageRow
 from chatwright.service.turns import Task, judged
@@ -31,7 +33,6 @@ FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
 RETRY_SECONDS = 1.0  # after the database failed
 CLOSE_SECONDS = 5.0
 RETRY_AFTER = 5.0
-CHECK_CHARACTERS = 200  # of new text before the moderator looks again
 MOST_RUNNING = 4  # answers of one person
 FAILED = "The model failed to answer; please try again."
 BUSY = "The model is busy; please try again in a moment."
@@ -63,17 +64,17 @@ class Outcome:
 
 
 class Live:
-    """An answer under way. pieces: number `task.event` + 1 and on."""
+    """An answer under way. pieces: number `task.event` + 1 and on. asked: when its question came, monotonic."""
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, asked: float) -> None:
+        self.task, self.asked = task, asked
         self.pieces: list[str] = []
         self.stored = 0  # pieces in the database
         self.wanted = True  # nobody has stopped it
         self.outcome: Outcome | None = None
         self.ended = asyncio.Event()  # its end is in the database
-        self.asked = time.monotonic()
-        self.job: Job[str | End] | None = None
+        self.job: Choices | None = None
+        self.timing: Timing | None = None  # of the engine's work on it
         self.work: asyncio.Task[Outcome] | None = None
         self._news = asyncio.Event()
 
@@ -130,10 +131,13 @@ class Answers:
         meter: Meter,
         moderator: Moderator | None = None,
         on_end: Callable[[Live], None] = lambda _: None,
+        overhead: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """on_end: told of each answer that is done, after its end is on disk."""
+        """on_end: told of each answer that is done, after its end is on disk. overhead: told how many seconds that took
+        since the question came, without those of the engine.
+        """
         self._database, self._line, self._meter = database, line, meter
-        self._moderator, self._on_end = moderator, on_end
+        self._moderator, self._on_end, self._overhead = moderator, on_end, overhead
         self._live: dict[str, Live] = {}
         self._dirty, self._finishing = asyncio.Event(), asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -171,10 +175,10 @@ class Answers:
         if mine >= MOST_RUNNING:
             raise Refusal(429, "too_many_answers", "Too many answers are under way; stop one.", retry_after=RETRY_AFTER)
 
-    def start(self, tasks: Iterable[Task]) -> None:
-        """Make answers whose rows are written. One for which the line has no place fails, kindly."""
+    def start(self, tasks: Iterable[Task], asked: float) -> None:
+        """Make answers whose rows are written. One for which the line has no place fails, kindly. asked: see `Live`."""
         for task in tasks:
-            live = self._live[task.message_id] = Live(task)
+            live = self._live[task.message_id] = Live(task, asked)
             live.work = asyncio.create_task(self._answer(live))
             live.work.add_done_callback(partial(self._done, live))
 
@@ -208,7 +212,7 @@ class Answers:
             live.outcome = Outcome("interrupted" if live.wanted else "stopped")
         elif error is None:
             live.outcome = work.result()
-        elif isinstance(error, LineFull):
+        elif isinstance(error, LineFull | QueueFull):
             live.outcome = Outcome("failed", notice=BUSY)
         else:
             log.error("an answer failed", exc_info=error)
@@ -218,34 +222,37 @@ class Answers:
 
     async def _answer(self, live: Live) -> Outcome:
         """Take the pieces as they come, and look at them from time to time."""
-        end, seen = None, 0
-        live.job = self._line.join(_producer(live.task))
-        async for piece in live.job:
-            if isinstance(piece, End):
+        task, end, seen = live.task, None, 0
+        live.job = Choices(self._line, task.model, [task.prompt], [task.sampling])
+        async for _, piece in live.job:
+            if isinstance(piece, Completion):
                 end = piece
+                continue
+            if not piece.text:
                 continue
             if not live.pieces:
                 self._meter.first(time.monotonic() - live.asked)
-            live.say(piece)
+            live.say(piece.text)
             self._meter.piece()
             self._dirty.set()
-            seen += len(piece)
+            seen += len(piece.text)
             if seen >= CHECK_CHARACTERS:
                 seen = 0
                 if blocked := await self._blocked(live):
                     return blocked
         if blocked := await self._blocked(live):
             return blocked
-        if end is None:
+        if end is None or end.finish_reason == "cancelled":
             return Outcome("interrupted" if live.wanted else "stopped")
+        live.timing = end.timing
         self._meter.ended(time.monotonic() - live.asked)
-        return Outcome("done", end.reason, end.tokens)
+        return Outcome("done", end.finish_reason, len(end.tokens))
 
     async def _blocked(self, live: Live) -> Outcome | None:
         """The end of an answer that may not be said."""
         if self._moderator is None or not live.pieces:
             return None
-        decision = await asyncio.to_thread(self._moderator.check, live.text)
+        decision = await judge(self._moderator, live.text)
         if not decision.flagged:
             return None
         return Outcome("blocked", notice=decision.message, moderation=judged(decision))
@@ -276,9 +283,12 @@ class Answers:
             ids = [part.live.task.message_id for part in batch]
             there = sa.select(MessageRow.id).where(MessageRow.id.in_(ids)).with_for_update(key_share=True)
             existing = set(session.scalars(there.order_by(MessageRow.id)))
-            for part in batch:
-                if part.live.task.message_id in existing:  # else its conversation was deleted
-                    part.store(session)
+            parts = [part for part in batch if part.live.task.message_id in existing]  # others' conversations are gone
+            if events := [part.event() for part in parts if part.outcome is None]:
+                session.execute(sa.insert(EventRow), events)
+            for part in parts:
+                if part.outcome is not None:
+                    part.end(session, part.outcome)
 
     def _stored(self, part: Part) -> None:
         live = part.live
@@ -286,6 +296,8 @@ class Answers:
         if part.outcome is not None:
             del self._live[live.task.message_id]
             live.end()
+            if live.timing is not None:
+                self._overhead(time.monotonic() - live.asked - (live.timing.ended - live.timing.began))
             self._on_end(live)
 
 
@@ -298,24 +310,24 @@ class Part:
     upto: int
     outcome: Outcome | None
 
-    def store(self, session: Session) -> None:
-        """Write it."""
+    def event(self) -> dict[str, Any]:
+        """The row of its pieces."""
+        task, pieces = self.live.task, self.live.pieces[self.since : self.upto]
+        return {"message_id": task.message_id, "first": task.event + self.since + 1, "pieces": pieces}
+
+    def end(self, session: Session, outcome: Outcome) -> None:
+        """Write the whole answer."""
         task = self.live.task
-        if self.upto > self.since:
-            pieces = self.live.pieces[self.since : self.upto]
-            session.add(EventRow(message_id=task.message_id, first=task.event + self.since + 1, pieces=pieces))
-        if self.outcome is None:
-            return
         values: dict[str, Any] = {
             "content": task.text + "".join(self.live.pieces[: self.upto]),
-            "status": self.outcome.status,
-            "finish_reason": self.outcome.finish_reason,
+            "status": outcome.status,
+            "finish_reason": outcome.finish_reason,
             "last_event": task.event + self.upto + 1,
-            "notice": self.outcome.notice,
-            "answer_tokens": self.outcome.tokens,
+            "notice": outcome.notice,
+            "answer_tokens": outcome.tokens,
         }
-        if self.outcome.moderation is not None:
-            values["moderation"] = self.outcome.moderation
+        if outcome.moderation is not None:
+            values["moderation"] = outcome.moderation
         session.execute(sa.update(MessageRow).where(MessageRow.id == task.message_id).values(**values))
         used = sa.update(ConversationRow).where(ConversationRow.id == task.conversation_id)
         session.execute(used.values(updated_at=time.time()))
@@ -342,13 +354,3 @@ def forget_events(database: Database, before: float) -> None:
     old = old.where(MessageRow.status != "running", ConversationRow.updated_at < before)
     with database.write() as session:
         session.execute(sa.delete(EventRow).where(EventRow.message_id.in_(old)))
-
-
-def _producer(task: Task) -> Callable[[Callable[[], bool]], Iterator[str | End]]:
-    def produce(cancelled: Callable[[], bool]) -> Iterator[str | End]:
-        for piece in answer(task.model, task.prompt, task.sampling, cancelled):
-            if cancelled():
-                return
-            yield piece
-
-    return produce

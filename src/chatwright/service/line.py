@@ -1,84 +1,41 @@
-"""The line of requests before the threads that wait for the engine, so that the event loop stays free."""
+"""The line of requests before the engine: how many are answered at once, and how many may wait."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, Protocol, TypeVar
-
-T = TypeVar("T")
-Produce = Callable[[Callable[[], bool]], Iterator[T]]
+from typing import Protocol
 
 
 class Cancellable(Protocol):
-    """What is in the line."""
+    """What is under way."""
 
     def cancel(self) -> None:
-        """End it soon; it leaves the line then."""
+        """End it soon."""
+
+
+class Waiting(Cancellable, Protocol):
+    """What stands in the line; when it is over, it leaves."""
+
+    def begin(self) -> None:
+        """Its turn has come."""
 
 
 class LineFull(Exception):
     """As many requests wait as may wait."""
 
 
-class Job(Generic[T]):
-    """A request in line or in work, by one producer or several at once.
-
-    Iterate over it for what they produce; `cancel` it when nobody wants it any more.
-    """
-
-    def __init__(self, producers: int) -> None:
-        """Made by `Line.join`."""
-        self._left = producers
-        self._loop = asyncio.get_running_loop()
-        self._made: asyncio.Queue[T | BaseException | None] = asyncio.Queue()  # None: that was all of one producer
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Stop producing as soon as may be. Harmless when the job is done."""
-        self._cancelled.set()
-
-    async def __aiter__(self) -> AsyncIterator[T]:
-        """What the job produces, as it comes; raises what the producer raised."""
-        while self._left:
-            item = await self._made.get()
-            if isinstance(item, BaseException):
-                raise item
-            if item is None:
-                self._left -= 1
-            else:
-                yield item
-
-    def _work(self, produce: Produce[T]) -> None:
-        """Run a producer to its end; in a worker thread."""
-        try:
-            if not self._cancelled.is_set():
-                for item in produce(self._cancelled.is_set):
-                    self._put(item)
-            self._put(None)
-        except BaseException as error:
-            self._put(error)
-
-    def _put(self, item: T | BaseException | None) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._made.put_nowait, item)
-
-
 class Line:
-    """First come, first served, `at_once` producers at a time; at most `places` requests wait."""
+    """First come, first served, `at_once` requests at a time; at most `places` wait. For one event loop's thread."""
 
     def __init__(self, places: int, at_once: int) -> None:
         """A line with nobody in it."""
         self._places, self._at_once = places, at_once
-        self._thread = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="generate")
-        self._inside: set[Cancellable] = set()  # waiting or in work
+        self._waiting: dict[Waiting, None] = {}  # in the order they came
+        self._working: set[Waiting] = set()
 
     @property
     def length(self) -> int:
         """How many requests wait or are being answered."""
-        return len(self._inside)
+        return len(self._waiting) + len(self._working)
 
     @property
     def full(self) -> bool:
@@ -97,33 +54,30 @@ class Line:
 
     @property
     def at_once(self) -> int:
-        """How many producers work at a time."""
+        """How many requests are answered at a time."""
         return self._at_once
 
-    def join(self, *producers: Produce[T]) -> Job[T]:
-        """Queue a request: each `produce(cancelled)` yields some of its results, looking at `cancelled()` often."""
-        job: Job[T] = Job(len(producers))
-        self.enter(job)
-        works = [asyncio.wrap_future(self._thread.submit(job._work, produce)) for produce in producers]
-        asyncio.gather(*works, return_exceptions=True).add_done_callback(lambda _: self.leave(job))
-        return job
-
-    def enter(self, request: Cancellable) -> None:
-        """Take a place, without a thread of the line's. LineFull when there is none."""
+    def enter(self, request: Waiting) -> None:
+        """Take a place; the request begins now, or when its turn comes. LineFull when there is none."""
         if self.full:
             raise LineFull
-        self._inside.add(request)
+        self._waiting[request] = None
+        self._advance()
 
-    def leave(self, request: Cancellable) -> None:
-        """Give the place back."""
-        self._inside.discard(request)
+    def leave(self, request: Waiting) -> None:
+        """Give the place back, and let the next begin. Harmless when it is given back already."""
+        self._waiting.pop(request, None)
+        self._working.discard(request)
+        self._advance()
 
     def cancel_all(self) -> None:
-        """Cancel every job."""
-        for job in list(self._inside):
-            job.cancel()
+        """Cancel every request."""
+        for request in [*self._waiting, *self._working]:  # those that wait first, so that none of them begins
+            request.cancel()
 
-    async def close(self) -> None:
-        """Cancel every job and wait until the thread has noticed, while there still is a loop to tell."""
-        self.cancel_all()
-        await asyncio.to_thread(self._thread.shutdown)
+    def _advance(self) -> None:
+        while self._waiting and len(self._working) < self._at_once:
+            request = next(iter(self._waiting))
+            del self._waiting[request]
+            self._working.add(request)
+            request.begin()

@@ -27,6 +27,7 @@ WHOLE_ANSWER = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0),
     *(1920.0, 7680.0),
 )
+DATABASE = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 OVERHEAD = (0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -59,10 +60,13 @@ class Metrics:
         self._hits = counter("vllm:prefix_cache_hits", "Tokens of prompts found in the cache.")
         self._success = counter("vllm:request_success", "Answers, by how they ended.", (*LABELS, "finished_reason"))
         self._overhead = histogram(
-            "chatwright:service_overhead_seconds", "Time of an API request not spent in the engine.", OVERHEAD, ()
+            "chatwright:service_overhead_seconds", "Time of an answer not spent in the engine.", OVERHEAD, ()
         )
-        self._database = histogram(
-            "chatwright:database_wait_seconds", "How long a writer to the database waited for its turn.", OVERHEAD, ()
+        self._database_wait = histogram(
+            "chatwright:database_wait_seconds", "Until a transaction could begin.", DATABASE, ("kind",)
+        )
+        self._database_time = histogram(
+            "chatwright:database_transaction_seconds", "Of transactions, from begin to end.", DATABASE, ("kind",)
         )
         self._refused = counter("chatwright:refused_requests", "API requests refused, by status.", ("status",))
         registry.register(_Engines(models, line))
@@ -94,16 +98,17 @@ class Metrics:
             self._per_token.labels(*labels).observe((came[-1] - came[0]) / (len(came) - 1))
 
     def overhead(self, seconds: float) -> None:
-        """So much of an API request's time was not the engine's."""
+        """So much of an answer's time, through the API or on the page, was not the engine's."""
         self._overhead.observe(seconds)
 
     def refused(self, status: int) -> None:
         """An API request was refused."""
         self._refused.labels(str(status)).inc()
 
-    def database_wait(self, seconds: float) -> None:
-        """A writer waited so long for its turn."""
-        self._database.observe(seconds)
+    def database(self, kind: str, waited: float, took: float) -> None:
+        """A transaction, "read" or "write", waited so long for a connection and its turn, and took so long; seconds."""
+        self._database_wait.labels(kind).observe(waited)
+        self._database_time.labels(kind).observe(took)
 
     def text(self) -> bytes:
         """All of it as Prometheus reads it."""

@@ -245,6 +245,12 @@ class ChatRequest(Generation):
         return self
 
     @property
+    def asked(self) -> str:
+        """What the client says, without what it says that the model said; of a very long text the end."""
+        said = [part.text for message in self.messages if message.role != "assistant" for part in message.content]
+        return "\n\n".join(said)[-LONGEST_INPUT:]
+
+    @property
     def answer_tokens(self) -> int | None:
         """The most tokens of each answer, if the client set it."""
         return self.max_completion_tokens or self.max_tokens

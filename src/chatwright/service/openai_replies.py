@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from chatwright.inference.request import Completion, Delta
+from chatwright.service.filtering import Filtered
 from chatwright.service.models import LoadedModel
 from chatwright.tokenizer.bpe import Tokenizer
 
@@ -189,8 +190,10 @@ class CompletionReply(Reply):
         }
 
 
-def finish_reason(completion: Completion) -> Literal["stop", "length"]:
+def finish_reason(completion: Completion) -> Literal["stop", "length", "content_filter"]:
     """Why an answer ended, in OpenAI's words."""
+    if isinstance(completion, Filtered):
+        return "content_filter"
     return "stop" if completion.finish_reason == "stop" else "length"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +21,16 @@ from chatwright.inference.prompts import ConversationTooLong, Prompt, as_trained
 from chatwright.inference.request import Completion
 from chatwright.inference.scheduler import QueueFull
 from chatwright.service.api_error import ApiError
-from chatwright.service.choices import Choices
+from chatwright.service.choices import Choices, Piece
 from chatwright.service.clock import clock_of
 from chatwright.service.failures import as_api_error
+from chatwright.service.filtering import filtered
 from chatwright.service.keys import Access, Caller
 from chatwright.service.limits import Limiter
 from chatwright.service.line import Line, LineFull
 from chatwright.service.metrics import CONTENT_TYPE, Metrics
 from chatwright.service.models import LoadedModel
-from chatwright.service.moderation import CATEGORIES, Decision, Moderator
+from chatwright.service.moderation import CATEGORIES, Decision, Moderator, judge
 from chatwright.service.openai_api import (
     LONGEST_INPUT,
     ChatRequest,
@@ -57,6 +58,7 @@ class Api:
     limiter: Limiter
     moderator: Moderator
     metrics: Metrics
+    moderates: Callable[[], bool]  # what is asked with a key, and answered
 
     def named(self, name: str) -> LoadedModel:
         """The model of this name; never a path. ApiError 404 when there is none."""
@@ -73,6 +75,19 @@ class Api:
             self.limiter.hit("key_requests", caller.account)
             self.limiter.hit("key_tokens", caller.account, cost=0)
         return caller
+
+    async def allowed(self, caller: Caller, param: str, texts: Sequence[str]) -> Moderator | None:
+        """Who must look at the answer to texts, if anybody. ApiError 400 when one of them may not be said.
+
+        Who needs no key is the operator's own program, which has `/v1/moderations`.
+        """
+        if caller.account is None or not self.moderates():
+            return None
+        for text in texts:
+            decision = await judge(self.moderator, text)
+            if decision.flagged:
+                raise ApiError(400, decision.message, code="content_policy_violation", param=param)
+        return self.moderator
 
     def used(self, caller: Caller, tokens: int) -> None:
         """Count the tokens of an answer."""
@@ -104,11 +119,13 @@ def router(api: Api) -> APIRouter:
         body = await json_body(request)
         chat = parse(body, ChatRequest)
         model = api.named(chat.model)
-        prompt = _chat_prompt(chat, model) if len(body) < SHORT else await asyncio.to_thread(_chat_prompt, chat, model)
+        quick = len(body) < SHORT and chat.schema_wanted is None
+        prompt = _chat_prompt(chat, model) if quick else await asyncio.to_thread(_chat_prompt, chat, model)
+        moderator = await api.allowed(caller, "messages", [chat.asked])
         logprobs = chat.likeliest is not None
         reply = ChatReply(model, len(prompt.ids), logprobs=logprobs, usage=chat.wants_usage)
         headers = {"X-Chatwright-Dropped-Messages": str(prompt.dropped)} if prompt.dropped else {}
-        return await _generate(api, request, caller, chat, model, [prompt.ids], reply, headers)
+        return await _generate(api, request, caller, chat, model, [prompt.ids], reply, headers, moderator)
 
     @routes.post("/v1/completions", openapi_extra=_body(CompletionRequest), responses=_refusals(*_GENERATING))
     async def completions(request: Request) -> Response:
@@ -117,9 +134,10 @@ def router(api: Api) -> APIRouter:
         wanted = parse(await json_body(request), CompletionRequest)
         model = api.named(wanted.model)
         prompts = await asyncio.to_thread(_text_prompts, wanted, model)
+        moderator = await api.allowed(caller, "prompt", [model.tokenizer.decode(prompt) for prompt in prompts])
         read = sum(len(prompt) for prompt in prompts)
         reply = CompletionReply(model, read, logprobs=wanted.likeliest is not None, usage=wanted.wants_usage)
-        return await _generate(api, request, caller, wanted, model, prompts, reply, {})
+        return await _generate(api, request, caller, wanted, model, prompts, reply, {}, moderator)
 
     @routes.post(
         "/v1/moderations",
@@ -200,6 +218,7 @@ def _chat_prompt(chat: ChatRequest, model: LoadedModel) -> Prompt:
 
 
 def _check_schema(schema: Mapping[str, Any], model: LoadedModel) -> None:
+    """ApiError when it cannot be followed. The engine, which must not wait for it, finds it compiled after this."""
     try:
         Constraint(model.tokenizer, schema)
     except UserError as error:
@@ -234,8 +253,12 @@ async def _generate(
     prompts: Sequence[list[int]],
     reply: Reply,
     headers: Mapping[str, str],
+    moderator: Moderator | None,
 ) -> Response:
-    """Answer the prompts, each with as many choices as are wanted, in a place of the line. ApiError when it is full."""
+    """Answer the prompts, each with as many choices as are wanted, in a place of the line. ApiError when it is full.
+
+    moderator: who looks at the answers.
+    """
     try:
         samplings = wanted.samplings(model.context, model.tokenizer.vocab_size, len(prompts))
     except UserError as error:
@@ -245,24 +268,25 @@ async def _generate(
         job = Choices(api.line, model, each, samplings)
     except LineFull:
         raise _busy() from None
+    pieces = aiter(job) if moderator is None else filtered(job, moderator)
 
     def done(completions: Sequence[Completion]) -> None:
         clock_of(request).engine(completions)
         api.used(caller, sum(map(len, prompts)) + sum(len(completion.tokens) for completion in completions))
 
     if wanted.stream:
-        return EventStream(job, _events(job, len(samplings), reply, wanted.wants_usage, done), headers)
+        return EventStream(_events(pieces, len(samplings), reply, wanted.wants_usage, done), headers, job)
     async with cancelled_when_gone(job, request):
-        completions = await _collect(job, len(samplings))
+        completions = await _collect(pieces, len(samplings))
     done(completions)
     return JSONResponse(reply.whole(completions), headers=dict(headers))
 
 
-async def _collect(job: Choices, choices: int) -> list[Completion]:
+async def _collect(pieces: AsyncIterator[Piece], choices: int) -> list[Completion]:
     """Every choice. ApiError when the job was cancelled before it had them all."""
     ends: dict[int, Completion] = {}
     try:
-        async for index, piece in job:
+        async for index, piece in pieces:
             if isinstance(piece, Completion):
                 ends[index] = piece
     except Exception as error:
@@ -273,15 +297,15 @@ async def _collect(job: Choices, choices: int) -> list[Completion]:
 
 
 async def _events(
-    job: Choices, choices: int, reply: Reply, usage: bool, done: Callable[[Sequence[Completion]], None]
-) -> AsyncIterator[str]:
+    pieces: AsyncIterator[Piece], choices: int, reply: Reply, usage: bool, done: Callable[[Sequence[Completion]], None]
+) -> AsyncGenerator[str]:
     """The stream of an answer, in OpenAI's chunks."""
     for index in range(choices):
         if (opening := reply.opening(index)) is not None:
             yield server_sent(opening)
     ends: list[Completion] = []
     try:
-        async for index, piece in job:
+        async for index, piece in pieces:
             if isinstance(piece, Completion):
                 ends.append(piece)
                 yield server_sent(reply.last_chunk(index, piece))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -61,9 +61,17 @@ class Product:
     """The chat over some models and a database, which it closes."""
 
     def __init__(
-        self, models: Mapping[str, LoadedModel], line: Line, database: Database, neighbours: Neighbours
+        self,
+        models: Mapping[str, LoadedModel],
+        line: Line,
+        database: Database,
+        neighbours: Neighbours,
+        overhead: Callable[[float], None],
     ) -> None:
-        """Brings the database up to date, and ends what a killed process left running. UserError when that fails."""
+        """Brings the database up to date, and ends what a killed process left running. UserError when that fails.
+
+        overhead: told the seconds of each answer in which the engine had no part.
+        """
         database.upgrade()
         if left := mark_interrupted(database):
             log.warning("%d answers were under way when the service ended last; they are marked interrupted", left)
@@ -76,6 +84,7 @@ class Product:
             meter=meter,
             moderator=neighbours.moderator,
             on_end=self._ended,
+            overhead=overhead,
         )
         self.context = Context(
             database=database,

@@ -58,23 +58,22 @@ class Sessions:
 
     def find(self, token: str) -> Person | None:
         """Who holds the token. None when it is unknown or over, or the account is disabled."""
-        now = self._clock()
+        now, hash = self._clock(), hashed(token)
         with self._database.read() as session:
             found = session.execute(
-                sa.select(SessionRow, User)
+                sa.select(SessionRow.last_seen_at, SessionRow.created_at, User.id, User.name, User.role, User.consent)
                 .join(User, User.id == SessionRow.user_id)
-                .where(SessionRow.hash == hashed(token))
+                .where(SessionRow.hash == hash, User.disabled.is_(False))
             ).first()
         if found is None:
             return None
-        row, user = found
-        if user.disabled or now > row.last_seen_at + IDLE_SECONDS or now > row.created_at + ABSOLUTE_SECONDS:
+        if now > found.last_seen_at + IDLE_SECONDS or now > found.created_at + ABSOLUTE_SECONDS:
             return None
-        if now > row.last_seen_at + SEEN_EVERY:
+        if now > found.last_seen_at + SEEN_EVERY:
             with self._database.write() as session:
-                session.execute(sa.update(SessionRow).where(SessionRow.hash == row.hash).values(last_seen_at=now))
-                session.execute(sa.update(User).where(User.id == user.id).values(last_seen_at=now))
-        return Person(user.id, user.name, user.role, user.consent, row.hash)
+                session.execute(sa.update(SessionRow).where(SessionRow.hash == hash).values(last_seen_at=now))
+                session.execute(sa.update(User).where(User.id == found.id).values(last_seen_at=now))
+        return Person(found.id, found.name, found.role, found.consent, hash)
 
     def end(self, token: str, everywhere: bool = False) -> None:
         """Log out; `everywhere`: all sessions of the person."""

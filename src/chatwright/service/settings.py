@@ -19,9 +19,10 @@ class AdminSettings(BaseModel):
     """The operator's choices, as they come.
 
     comparison_share: of the turns that get two answers unasked. consent_default: of new accounts; guests never consent
-    unasked. model_titles: whether a model names conversations; else their first words do. export_per_user: the most
-    records of one person in an export. retention_guest_days: how long a guest who is gone is kept. rates: a bucket's
-    limit such as "20/minute", "" for none.
+    unasked. model_titles: whether a model names conversations; else their first words do. moderate_api: whether what is
+    asked with an API key, and its answer, is moderated as on the page. export_per_user: the most records of one person
+    in an export. retention_guest_days: how long a guest who is gone is kept. rates: a bucket's limit such as
+    "20/minute", "" for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -32,6 +33,7 @@ class AdminSettings(BaseModel):
     comparison_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     consent_default: bool = False
     model_titles: bool = True
+    moderate_api: bool = True
     user_keys: bool = False
     export_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     retention_guest_days: Annotated[int, Field(ge=1, le=3650)] = 30

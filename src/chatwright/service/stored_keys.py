@@ -23,7 +23,6 @@ PREFIX = 11  # characters of the secret that are shown in lists: cw- and 8
 MOST = 50  # keys of one person that work
 CACHED_SECONDS = 10.0  # how long a revoked key may work at most in another process; in this one it ends at once
 CACHED = 4096
-USED_EVERY = 60.0  # seconds; how exactly the last use is known
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ class StoredKeys:
         self._database = database
         self._cache: dict[str, tuple[float, Key | None]] = {}  # by hash: until when it holds
         self._changes = 0
-        self._used: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def create(
@@ -108,11 +106,7 @@ class StoredKeys:
         return None if key is None or (key.expires_at is not None and key.expires_at <= now) else key
 
     def used(self, key_id: str, at: float) -> None:
-        """Remember when a key was last used; written once a minute at most."""
-        with self._lock:
-            if at < self._used.get(key_id, 0.0) + USED_EVERY:
-                return
-            self._used[key_id] = at
+        """Remember when a key was last used."""
         with self._database.write() as session:
             session.execute(sa.update(KeyRow).where(KeyRow.id == key_id).values(last_used_at=at))
 

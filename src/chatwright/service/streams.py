@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from fastapi import Request
@@ -42,13 +42,16 @@ async def json_body(request: Request) -> bytes:
 
 
 class EventStream(StreamingResponse):
-    """A stream of server-sent events that ends its job when it ends, however it ends."""
+    """A stream of server-sent events that ends with its reader: who is gone, or takes nothing for a while."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Cancellable, events: AsyncIterator[str], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[str], headers: Mapping[str, str] | None = None, job: Cancellable | None = None
+    ) -> None:
+        """job: what is cancelled when the stream ends, however it ends."""
         super().__init__(events, headers=headers)
-        self.job = job
+        self.events, self.job = events, job
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
@@ -60,7 +63,9 @@ class EventStream(StreamingResponse):
         except (TimeoutError, ClientDisconnect):  # Starlette may take the first, an OSError, for the second
             log.info("a reader took nothing for %g seconds and was left", READING_SECONDS)
         finally:
-            self.job.cancel()
+            await self.events.aclose()  # now, not when somebody finds it
+            if self.job is not None:
+                self.job.cancel()
 
 
 @asynccontextmanager

@@ -15,7 +15,6 @@ from chatwright.errors import UserError
 from chatwright.inference.prompts import fit
 from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
-from chatwright.service.answers import End, answer
 from chatwright.service.models import LoadedModel
 
 TEMPERATURE = 0.3  # ours: small models are right more often when they stay close to their best guess
@@ -58,10 +57,9 @@ class Talk:
         )
         said = ""
         try:
-            for piece in answer(self.model, prompt.ids, sampling):
-                if not isinstance(piece, End):
-                    said += piece
-                    yield piece
+            for piece in self.model.engine.stream(prompt.ids, sampling, lambda: False):
+                said += piece
+                yield piece
         finally:
             if said:
                 self.turns = [*asked, Message(role="assistant", content=said)]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from chatwright.errors import UserError
-from chatwright.inference.prompts import fit
+from chatwright.inference.prompts import ConversationTooLong, fit
+from chatwright.inference.request import Delta
 from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
-from chatwright.service.answers import End, answer
+from chatwright.service.choices import Choices
 from chatwright.service.database import Database
 from chatwright.service.line import Line, LineFull
 from chatwright.service.models import LoadedModel
@@ -61,18 +61,15 @@ class Titles:
             await asyncio.to_thread(self._write, conversation_id, title)
 
     async def _ask(self, model: LoadedModel, question: str) -> str:
-        def produce(cancelled: Callable[[], bool]) -> Iterator[str | End]:
-            wanted = [Message(role="user", content=ASK.format(question[:EXCERPT]))]
-            try:
-                prompt = fit(wanted, model.tokenizer, model.context, MOST_TOKENS)
-            except UserError:
-                return
-            sampling = Sampling(max_tokens=MOST_TOKENS, temperature=0.0, stop=("\n",), logprobs=None)
-            yield from answer(model, prompt.ids, sampling, cancelled)
-
-        job = self._line.join(produce)
+        wanted = [Message(role="user", content=ASK.format(question[:EXCERPT]))]
         try:
-            return "".join([piece async for piece in job if isinstance(piece, str)])
+            prompt = await asyncio.to_thread(fit, wanted, model.tokenizer, model.context, MOST_TOKENS)
+        except ConversationTooLong:
+            return ""
+        sampling = Sampling(max_tokens=MOST_TOKENS, temperature=0.0, stop=("\n",), logprobs=None)
+        job = Choices(self._line, model, [prompt.ids], [sampling])
+        try:
+            return "".join([piece.text async for _, piece in job if isinstance(piece, Delta)])
         finally:
             job.cancel()
 

@@ -32,6 +32,11 @@ class Tree:
             below.setdefault(row.parent_id, []).append(row.id)
         return below
 
+    @property
+    def running(self) -> bool:
+        """Whether an answer is under way."""
+        return any(row.status == "running" for row in self.rows)
+
     def path(self, leaf_id: str | None) -> list[MessageRow]:
         """The branch that ends in a message, from its root; of nothing where there is no such message."""
         branch = []

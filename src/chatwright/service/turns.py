@@ -83,8 +83,6 @@ class Turns:
         """A question below `parent_id`. decision: the moderator's; a flagged question is kept, and not answered."""
         with self._database.read() as session:
             conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
-            if before := _taken_before(session, tree, wish.key):
-                return before
         above = tree.path(parent_id)
         if (parent_id is None) == bool(above) or (above and above[-1].role != "assistant"):
             raise Refusal(400, "wrong_parent", "A question stands below an answer, or at the root.", param="parent_id")
@@ -140,7 +138,7 @@ class Turns:
         task = Task(cut.id, conversation_id, user_id, model, [*ids, *said], sampling, cut.content, cut.last_event)
         with self._database.write() as session:
             row = owned(session, user_id, conversation_id, lock=True)
-            refuse_while_running(session, conversation_id)
+            last_position(session, conversation_id)
             session.execute(sa.delete(EventRow).where(EventRow.message_id == cut.id))
             session.execute(
                 sa.update(MessageRow)
@@ -198,17 +196,15 @@ class Turns:
         with self._database.write() as session:
             conversation = owned(session, user_id, conversation_id, lock=True)
             key = question.key if question is not None else None
-            if key is not None and (again := _taken_before(session, read_tree(session, conversation_id), key)):
-                return again
-            refuse_while_running(session, conversation_id)
-            last = sa.select(sa.func.max(MessageRow.position)).where(MessageRow.conversation_id == conversation_id)
-            position = session.scalar(last) or 0
+            if key is not None and (before := _taken_before(session, conversation_id, key)):
+                return before
+            position = last_position(session, conversation_id)
             if position + len(rows) > MOST_MESSAGES:
                 raise Refusal(409, "conversation_full", "This conversation is full; begin a new one.")
             for place, row in enumerate(rows, start=position + 1):
                 row.conversation_id, row.position = conversation_id, place
-                session.add(row)
-                session.flush()  # a parent before its children
+            session.add_all(rows)  # they are written in this order: a parent before its children
+            session.flush()
             answers = [row.id for row in rows if row.role == "assistant"]
             comparison = None
             if compared:
@@ -264,21 +260,24 @@ def drawn_for_comparison(conversation_id: str, parent_id: str | None, share: flo
     return keyed_uniform("comparison", conversation_id, parent_id or "") < share
 
 
-def refuse_while_running(session: Session, conversation_id: str) -> None:
-    """Refusal when an answer of the conversation is under way."""
-    running = sa.select(MessageRow.id).where(
-        MessageRow.conversation_id == conversation_id, MessageRow.status == "running"
-    )
-    if session.scalar(running.limit(1)) is not None:
+def last_position(session: Session, conversation_id: str) -> int:
+    """Of a conversation's messages; 0 when there is none. Refusal when one of its answers is under way."""
+    runs = sa.case((MessageRow.status == "running", 1), else_=0)
+    wanted = sa.select(sa.func.max(MessageRow.position), sa.func.max(runs))
+    last, running = session.execute(wanted.where(MessageRow.conversation_id == conversation_id)).one()
+    if running:
         raise Refusal(409, "answer_running", "An answer is under way; stop it or wait for its end.")
+    return last or 0
 
 
-def _taken_before(session: Session, tree: Tree, key: str | None) -> Turn | None:
+def _taken_before(session: Session, conversation_id: str, key: str) -> Turn | None:
     """The turn that this key has taken already."""
-    question = next((row for row in tree.rows if key is not None and row.key == key), None)
+    same = MessageRow.conversation_id == conversation_id, MessageRow.key == key
+    question = session.scalar(sa.select(MessageRow.id).where(*same))
     if question is None:
         return None
-    pair = session.scalar(sa.select(ComparisonRow).where(ComparisonRow.parent_id == question.id))
+    pair = session.scalar(sa.select(ComparisonRow).where(ComparisonRow.parent_id == question))
     if pair is not None:
-        return Turn(question.id, [pair.answer_a, pair.answer_b], [], pair.id, repeated=True)
-    return Turn(question.id, tree.children.get(question.id, [])[:1], [], repeated=True)
+        return Turn(question, [pair.answer_a, pair.answer_b], [], pair.id, repeated=True)
+    below = sa.select(MessageRow.id).where(MessageRow.parent_id == question).order_by(MessageRow.position).limit(1)
+    return Turn(question, list(session.scalars(below)), [], repeated=True)

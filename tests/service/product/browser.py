@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from chatwright.service.api.context import Context
-from chatwright.service.app import create_app
+from chatwright.service.app import create_app, listen
 from chatwright.service.models import LoadedModel
 from chatwright.service.passwords import Passwords
 from chatwright.service.product import Neighbours
@@ -146,6 +145,7 @@ class Service:
 
     address: str
     app: FastAPI
+    server: uvicorn.Server
     browsers: list[Browser] = field(default_factory=list)
 
     @property
@@ -186,14 +186,14 @@ def serving_product(models: Sequence[LoadedModel], database_url: str, **options:
     sizes = {key: options.pop(key) for key in ("waiting_places", "at_once") if key in options}
     titles = options.pop("model_titles", False)
     neighbours = Neighbours(passwords=Passwords(CHEAP), **options)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     app = create_app({model.name: model for model in models}, database=database_url, neighbours=neighbours, **sizes)
     server = QuickServer(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    service = Service(f"http://127.0.0.1:{listening.getsockname()[1]}", app)
+    service = Service(f"http://127.0.0.1:{listening.getsockname()[1]}", app, server)
     service.set(model_titles=titles, rates={"messages_account": "", "messages_source": ""})
     try:
         yield service

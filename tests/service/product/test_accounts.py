@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,31 @@ def test_sign_up_and_log_in_do_not_tell_who_exists(service: Service):
     assert (wrong.status_code, wrong.json()) == (unknown.status_code, unknown.json())
     assert wrong.status_code == 401
     assert stranger.log_in("anna").session["user"]["name"] == "anna"  # with the first password still
+
+
+def test_a_sign_up_takes_the_same_work_and_answers_the_same_whether_the_name_is_free(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    service.browser("anna")
+    stranger = service.browser()
+    work: list[str] = []
+    passwords = service.parts.passwords
+    hash = passwords.hash
+    monkeypatch.setattr(passwords, "hash", lambda password: work.append("hash") or hash(password))
+    monkeypatch.setattr(service.parts.database, "watch", lambda kind, waited, took: work.append(kind))
+
+    def sign_up(name: str) -> tuple[list[str], int, bytes, list[tuple[str, str]]]:
+        work.clear()
+        response = stranger.call("POST", "/signup", {"name": name, "password": "another password"})
+        headers = [(key, value) for key, value in response.headers.items() if key != "date"]
+        return list(work), response.status_code, response.content, headers
+
+    free, taken = sign_up("nobody-yet"), sign_up("Anna")
+    assert free == taken
+    assert free[0].count("hash") == free[0].count("write") == 1
+    [refused] = service.admin().ok("GET", "/admin/audit", params={"action": "signup_refused"})["items"]
+    assert refused["target"] == service.browser().log_in("anna").session["user"]["id"]
+    assert "Anna" not in json.dumps(refused)
 
 
 def test_an_unknown_name_costs_a_hash_too():
@@ -271,7 +297,7 @@ def test_guessing_many_accounts_from_one_place_is_slowed(service: Service):
 
 @on_sqlite
 def test_signing_up_from_one_place_is_slowed(service: Service):
-    service.parts.brakes.signup_source = Attempts(2, 60)
+    service.set(rates={"signup_source": "2/hour"})
     stranger = service.browser()
     codes = [stranger.call("POST", "/signup", {"name": f"name{i}", "password": PASSWORD}).status_code for i in range(3)]
     assert codes == [202, 202, 429]

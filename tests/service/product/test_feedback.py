@@ -11,6 +11,8 @@ import pytest
 from chatwright.records import Comparison, Conversation, Feedback
 from chatwright.service import operator
 from chatwright.service.exports import pseudonym
+from chatwright.service.feedback import LONGEST_TEXT
+from chatwright.service.scrub import scrub
 from chatwright.storage import read_jsonl
 from tests.service.product.browser import Browser, Service, on_sqlite
 from tests.service.product.parts import Forbidding
@@ -101,6 +103,8 @@ def test_two_answers_are_compared_and_the_choice_can_change(two_answers: Service
     assert anna.read(id)["current_id"] == a["id"]
     assert anna.read(id)["comparisons"][0]["choice"] == "a"
     assert anna.refused("PUT", path, {"choice": "c"}) == (400, "invalid_value")
+    for text in ("x" * (LONGEST_TEXT + 1), "a\0b", 5, None):
+        assert anna.refused("PUT", path, {"choice": "a", "text": text}) == (400, "invalid_value")
 
 
 def test_answers_are_compared_only_where_the_operator_wants(two_answers: Service):
@@ -128,6 +132,8 @@ def test_a_choice_leaves_as_a_comparison(choice: str, tiers: list, source: str, 
     unchosen, _ = compare(anna)
     path = f"/conversations/{turn['conversation']['id']}/comparisons/{turn['comparison']['id']}"
     anna.ok("PUT", path, {"choice": choice})
+    assert exported(admin, "comparisons")[0]["meta"] == {}
+    anna.ok("PUT", path, {"choice": choice, "text": "B knows that anna@example.org is mine"})
     [line] = exported(admin, "comparisons")
     record = Comparison.model_validate(line)
     assert (record.tiers, record.source) == (tiers, source)
@@ -135,6 +141,10 @@ def test_a_choice_leaves_as_a_comparison(choice: str, tiers: list, source: str, 
     assert record.answers == [answer["content"] for answer in answers]
     assert record.labeler == pseudonym(anna.session["user"]["id"])
     assert record.id != unchosen["comparison"]["id"]
+    assert record.meta == {"text": scrub("B knows that anna@example.org is mine")}
+    assert "example.org" not in json.dumps(line)
+    [shown] = admin.ok("GET", "/admin/comparisons")["items"]
+    assert (shown["choice"], shown["text"]) == (choice, "B knows that anna@example.org is mine")
     assert exported(admin, "feedback") == []  # thumbs and choices are apart
 
 

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from chatwright.service import generation
 from chatwright.service.api import conversations as routes
 from chatwright.service.database import Database
+from chatwright.service.models import LoadedModel
 from chatwright.service.tables import EventRow, MessageRow
 from tests.service.product.browser import Browser, Event, Service, on_sqlite, wait_until
 from tests.service.product.parts import Forbidding, Full
@@ -347,14 +348,28 @@ def test_an_answer_found_bad_is_taken_back_and_stops_the_engine(
     assert anna.refused("PUT", path, {"vote": "up"}) == (409, "not_allowed")
 
 
-@on_sqlite
-def test_waits_for_the_database_are_in_the_metrics(product: Callable[..., Service], scripted: Callable):
-    service = product(scripted("Tokyo."))
+def test_an_answers_time_beside_the_engine_and_that_of_the_database_are_in_the_metrics(
+    product: Callable[..., Service], tiny: LoadedModel
+):
+    service = product(tiny)
     anna = service.browser("anna")
-    anna.ask(anna.conversation(), "Capital of Japan?")
+    id = anna.conversation()
+    began = time.monotonic()
+    anna.ask(id, "Capital of Japan?", settings={"max_tokens": 5})
+    took = time.monotonic() - began
     told = httpx.get(f"{service.address}/metrics").text
-    assert "chatwright:database_wait_seconds_count 0.0" not in told
-    assert "chatwright:database_wait_seconds_count" in told
+    seen = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in told.splitlines() if line[0] != "#")}
+    assert seen["chatwright:service_overhead_seconds_count"] == 1
+    [(model, engine)] = [
+        (name, value) for name, value in seen.items() if name.startswith("vllm:e2e_request_latency_seconds_sum")
+    ]
+    assert "tiny" in model
+    assert 0 < seen["chatwright:service_overhead_seconds_sum"] < took - engine
+    for kind in ("read", "write"):
+        for what in ("wait", "transaction"):
+            name = f"chatwright:database_{what}_seconds"
+            assert seen[f'{name}_count{{kind="{kind}"}}'] > 3
+            assert 0 < seen[f'{name}_sum{{kind="{kind}"}}'] < 60
 
 
 @on_sqlite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from chatwright.service.admin import MOST_ITEMS, Admin, Page
 from chatwright.service.api_error import ApiError
 from chatwright.service.attempts import Attempts
 from chatwright.service.audit import Actor
+from chatwright.service.clock import clock_of
 from chatwright.service.conversations import Conversations
 from chatwright.service.database import Database
 from chatwright.service.feedback import Feedback
@@ -26,7 +26,7 @@ from chatwright.service.limits import Limiter
 from chatwright.service.line import Line
 from chatwright.service.load import Meter
 from chatwright.service.models import LoadedModel
-from chatwright.service.moderation import Moderator
+from chatwright.service.moderation import Moderator, judge
 from chatwright.service.passwords import Passwords
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import CHANGING, check_csrf, check_origin
@@ -48,7 +48,6 @@ class Brakes:
 
     login_account: Attempts = field(default_factory=lambda: Attempts(10, QUARTER))
     login_source: Attempts = field(default_factory=lambda: Attempts(50, QUARTER))
-    signup_source: Attempts = field(default_factory=lambda: Attempts(30, 4 * QUARTER))
     guest_source: Attempts = field(default_factory=lambda: Attempts(30, 4 * QUARTER))
 
 
@@ -118,6 +117,14 @@ async def context(request: Request) -> Context:
 Parts = Annotated[Context, Depends(context)]
 
 
+async def came(request: Request) -> float:
+    """When the request came, in seconds of `time.monotonic`."""
+    return clock_of(request).came
+
+
+Came = Annotated[float, Depends(came)]
+
+
 def visitor(request: Request, parts: Parts) -> Visitor:
     """Whoever asks. Refusal when a request that changes something may be forged by another site's page."""
     token = request.cookies.get(_cookie_name(request))
@@ -180,7 +187,7 @@ Consent = Annotated[bool | None, Query()]
 
 async def moderated(parts: Context, text: str) -> Any:
     """The moderator's decision on a text; None when there is no moderator."""
-    return None if parts.moderator is None else await asyncio.to_thread(parts.moderator.check, text)
+    return None if parts.moderator is None else await judge(parts.moderator, text)
 
 
 def session_view(parts: Context, request: Request, response: Response, token: str | None) -> dict[str, Any]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
-from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints
-from starlette.types import Message as Sent
-from starlette.types import Receive, Scope, Send
 
 from chatwright.service import views
 from chatwright.service.accounts import TurnSettings
@@ -22,6 +18,7 @@ from chatwright.service.api.context import (
     STREAMS,
     Anyone,
     Body,
+    Came,
     Context,
     NoNul,
     Parts,
@@ -35,16 +32,14 @@ from chatwright.service.conversations import PAGE_MOST
 from chatwright.service.feedback import Pick, Vote
 from chatwright.service.refusal import Refusal
 from chatwright.service.sessions import Person
+from chatwright.service.streams import EventStream
 from chatwright.service.turns import LONGEST_MESSAGE, Turn, Wish, drawn_for_comparison
 
 router = APIRouter(prefix="/api")
 
-SEND_SECONDS = 30.0  # a reader that takes nothing for so long is let go
 MOST_TAGS = 10
 # Ends of lines to some readers though not to browsers: JSON can say them otherwise.
 LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-
-log = logging.getLogger("chatwright.service")
 
 Id = Annotated[str, Field(max_length=64)]
 
@@ -171,7 +166,7 @@ async def delete_conversation(conversation_id: str, person: Somebody, parts: Par
 
 @router.post("/conversations/{conversation_id}/messages", status_code=201)
 async def ask(
-    conversation_id: str, body: Question, response: Response, anyone: Anyone, person: Somebody, parts: Parts
+    conversation_id: str, body: Question, response: Response, anyone: Anyone, person: Somebody, parts: Parts, came: Came
 ) -> dict[str, Any]:
     """Ask something; its answer is made apart from this request."""
     _check_room(parts, anyone.source, person)
@@ -184,34 +179,34 @@ async def ask(
     )
     if turn.repeated or turn.continued:
         response.status_code = 200
-    return await _started(parts, person, conversation_id, turn)
+    return await _started(parts, person, conversation_id, turn, came)
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/regenerate", status_code=201)
 async def regenerate(
-    conversation_id: str, message_id: str, body: Again, anyone: Anyone, person: Somebody, parts: Parts
+    conversation_id: str, message_id: str, body: Again, anyone: Anyone, person: Somebody, parts: Parts, came: Came
 ) -> dict[str, Any]:
     """Another version of an answer."""
     _check_room(parts, anyone.source, person)
     wish = Wish(_given(body.settings))
     turn = await asyncio.to_thread(parts.turns.regenerate, person.id, conversation_id, message_id, wish)
-    return await _started(parts, person, conversation_id, turn)
+    return await _started(parts, person, conversation_id, turn, came)
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/continue")
 async def go_on(
-    conversation_id: str, message_id: str, body: Nothing, anyone: Anyone, person: Somebody, parts: Parts
+    conversation_id: str, message_id: str, body: Nothing, anyone: Anyone, person: Somebody, parts: Parts, came: Came
 ) -> dict[str, Any]:
     """More of an answer that was cut."""
     _check_room(parts, anyone.source, person)
     turn = await asyncio.to_thread(parts.turns.go_on, person.id, conversation_id, message_id)
-    return await _started(parts, person, conversation_id, turn)
+    return await _started(parts, person, conversation_id, turn, came)
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/stop")
 async def stop(conversation_id: str, message_id: str, body: Nothing, person: Somebody, parts: Parts) -> dict[str, Any]:
     """End an answer as it is."""
-    await asyncio.to_thread(parts.conversations.messages, person.id, conversation_id, [message_id])
+    await asyncio.to_thread(parts.conversations.check, person.id, conversation_id, message_id)
     await parts.answers.stop(message_id)
     return await _message(parts, person, conversation_id, message_id)
 
@@ -224,22 +219,22 @@ def _check_room(parts: Context, source: str, person: Person) -> None:
     parts.within("tokens_account", person.id, 0)
 
 
-async def _started(parts: Context, person: Person, conversation_id: str, turn: Turn) -> dict[str, Any]:
+async def _started(parts: Context, person: Person, conversation_id: str, turn: Turn, came: float) -> dict[str, Any]:
     """Begin what a turn has to make, and show the turn."""
-    parts.answers.start(turn.tasks)
+    parts.answers.start(turn.tasks, came)
     return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
 
 def _turn_view(parts: Context, person: Person, conversation_id: str, turn: Turn) -> dict[str, Any]:
     ids = [*([turn.question] if turn.question else []), *turn.answers]
-    messages = parts.conversations.messages(person.id, conversation_id, ids)
+    messages, conversation = parts.conversations.excerpt(person.id, conversation_id, ids)
     pair = None if turn.comparison is None else parts.feedback.read(turn.comparison)
     return {
         "question": messages[0] if turn.question else None,
         "answers": messages[1:] if turn.question else messages,
         "comparison": None if pair is None else views.comparison(pair),
         "continued": turn.continued,
-        "conversation": parts.conversations.summary(conversation_id),
+        "conversation": conversation,
     }
 
 
@@ -266,7 +261,7 @@ async def events(
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
     """An answer as it is made, from after the last event that was seen."""
-    await asyncio.to_thread(parts.conversations.messages, person.id, conversation_id, [message_id])
+    await asyncio.to_thread(parts.conversations.check, person.id, conversation_id, message_id)
     if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit():
         after = int(last_event_id)
     if parts.streams.get(person.id, 0) >= STREAMS:
@@ -274,25 +269,9 @@ async def events(
     return EventStream(_events(parts, person, conversation_id, message_id, after))
 
 
-class EventStream(StreamingResponse):
-    """A stream that lets go of a reader who takes nothing."""
-
-    media_type = "text/event-stream"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_soon(message: Sent) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
-
-        try:
-            await super().__call__(scope, receive, send_soon)
-        except* TimeoutError:
-            log.info("a reader took nothing for %s seconds", SEND_SECONDS)
-
-
 async def _events(
     parts: Context, person: Person, conversation_id: str, message_id: str, after: int
-) -> AsyncIterator[str]:
+) -> AsyncGenerator[str]:
     """The events of an answer; the last is its end, which is told only after it is on disk."""
     with _counted(parts, person):
         yield "retry: 1000\n\n"
@@ -304,8 +283,8 @@ async def _events(
                 else:
                     yield _event(event.number, event.kind, {"text": event.text})
         try:
-            message = await _message(parts, person, conversation_id, message_id)
-            conversation = await asyncio.to_thread(parts.conversations.summary, conversation_id)
+            excerpt = parts.conversations.excerpt
+            [message], conversation = await asyncio.to_thread(excerpt, person.id, conversation_id, [message_id])
         except Refusal:  # deleted meanwhile
             yield _event(0, "gone", {})
             return

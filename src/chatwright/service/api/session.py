@@ -73,8 +73,6 @@ async def signup(body: Credentials, anyone: Anyone, parts: Parts) -> dict[str, s
         raise Refusal(403, "signup_closed", "New accounts are made by the operator alone.")
     accounts.clean_name(body.name)
     check_new(body.password, body.name)
-    parts.brakes.signup_source.check(anyone.source)
-    parts.brakes.signup_source.count(anyone.source)
     parts.within("signup_source", anyone.source)
     kept = await parts.passwords.hash(body.password)
     guest = anyone.person.id if anyone.person is not None and anyone.person.is_guest else None

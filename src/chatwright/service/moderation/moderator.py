@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ CATEGORIES = (
     "violence",
     "violence/graphic",
 )
+
+CHECK_CHARACTERS = 200  # of new text of an answer under way before it is looked at again
+
+SHORT = 500  # characters: sooner judged than a thread would get to it
 
 log = logging.getLogger("chatwright.moderation")
 
@@ -78,3 +83,8 @@ class Moderator:
         categories = tuple(category for category in CATEGORIES if category in found)
         log.warning("flagged as %s by %s", ", ".join(categories), self.version)
         return Decision(True, categories, self.version, words.refusal(text, categories), scores)
+
+
+async def judge(moderator: Moderator, text: str) -> Decision:
+    """What a moderator thinks of a text, for an event loop: a long one is looked at in another thread."""
+    return moderator.check(text) if len(text) <= SHORT else await asyncio.to_thread(moderator.check, text)
