@@ -26,7 +26,7 @@ export function ServerSettings() {
     void run(async () => {
       put(await server.changeSettings(settings));
       setSession(await server.session()); // what the page offers follows
-      say(words.saved);
+      say(words.saved, true);
     });
   }
 

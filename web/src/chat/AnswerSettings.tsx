@@ -10,12 +10,49 @@ interface Given {
   onChange(value: ChatSettings): void;
 }
 
-const USUAL = 0.7; // where the slider stands while nothing is chosen
+interface SliderGiven {
+  label: string;
+  hint: string;
+  value: number | null;
+  /** Where it stands while nothing is chosen. */
+  usual: number;
+  range: [least: number, most: number, step: number];
+  inherited: string;
+  onChange(value: number | null): void;
+}
+
+/** A number between two, or none: then what is inherited holds. */
+function Slider({ label, hint, value, usual, range: [least, most, step], inherited, onChange }: SliderGiven) {
+  const digits = String(step).length - 2;
+  return (
+    <Field label={label} hint={hint}>
+      {(id, described) => (
+        <div className="slider">
+          <input
+            id={id}
+            type="range"
+            min={least}
+            max={most}
+            step={step}
+            aria-describedby={described}
+            aria-valuetext={value === null ? inherited : value.toFixed(digits)}
+            value={value ?? usual}
+            onChange={(event) => onChange(Number(event.target.value))}
+          />
+          <output htmlFor={id}>{value === null ? "–" : value.toFixed(digits)}</output>
+          <button type="button" className="button small" disabled={value === null} onClick={() => onChange(null)}>
+            {inherited}
+          </button>
+        </div>
+      )}
+    </Field>
+  );
+}
 
 /** The fields of how answers are made. */
 export function AnswerSettings({ value, inherited, onChange }: Given) {
   const words = useWords();
-  const { models, limits } = useConfig();
+  const { models, limits, default_temperature } = useConfig();
   const change = (fresh: Partial<ChatSettings>) => onChange({ ...value, ...fresh });
   return (
     <>
@@ -44,27 +81,24 @@ export function AnswerSettings({ value, inherited, onChange }: Given) {
       </Field>
       <details className="advanced">
         <summary>{words.advanced}</summary>
-        <Field label={words.temperature} hint={words.temperatureHint}>
-          {(id, hint) => (
-            <div className="slider">
-              <input
-                id={id}
-                type="range"
-                min={0}
-                max={2}
-                step={0.1}
-                aria-describedby={hint}
-                aria-valuetext={value.temperature === null ? inherited : value.temperature.toFixed(1)}
-                value={value.temperature ?? USUAL}
-                onChange={(event) => change({ temperature: Number(event.target.value) })}
-              />
-              <output htmlFor={id}>{value.temperature === null ? "–" : value.temperature.toFixed(1)}</output>
-              <button type="button" className="button small" disabled={value.temperature === null} onClick={() => change({ temperature: null })}>
-                {inherited}
-              </button>
-            </div>
-          )}
-        </Field>
+        <Slider
+          label={words.temperature}
+          hint={words.temperatureHint}
+          value={value.temperature}
+          usual={default_temperature}
+          range={[0, 2, 0.1]}
+          inherited={inherited}
+          onChange={(temperature) => change({ temperature })}
+        />
+        <Slider
+          label={words.topP}
+          hint={words.topPHint}
+          value={value.top_p}
+          usual={1}
+          range={[0.05, 1, 0.05]}
+          inherited={inherited}
+          onChange={(top_p) => change({ top_p })}
+        />
         <Field label={words.length} hint={words.lengthHint}>
           {(id, hint) => (
             <input
