@@ -5,8 +5,9 @@ import { useWords } from "../words";
 
 interface Given {
   value: ChatSettings;
-  /** What holds where nothing is chosen. */
+  /** What holds where nothing is chosen: its name, and the settings themselves; the server's where those say nothing. */
   inherited: string;
+  below?: ChatSettings;
   onChange(value: ChatSettings): void;
 }
 
@@ -14,7 +15,7 @@ interface SliderGiven {
   label: string;
   hint: string;
   value: number | null;
-  /** Where it stands while nothing is chosen. */
+  /** What holds while nothing is chosen. */
   usual: number;
   range: [least: number, most: number, step: number];
   inherited: string;
@@ -35,11 +36,13 @@ function Slider({ label, hint, value, usual, range: [least, most, step], inherit
             max={most}
             step={step}
             aria-describedby={described}
-            aria-valuetext={value === null ? inherited : value.toFixed(digits)}
+            aria-valuetext={value === null ? `${usual.toFixed(digits)} (${inherited})` : value.toFixed(digits)}
             value={value ?? usual}
             onChange={(event) => onChange(Number(event.target.value))}
           />
-          <output htmlFor={id}>{value === null ? "–" : value.toFixed(digits)}</output>
+          <output htmlFor={id} className={value === null ? "faint" : ""}>
+            {(value ?? usual).toFixed(digits)}
+          </output>
           <button type="button" className="button small" disabled={value === null} onClick={() => onChange(null)}>
             {inherited}
           </button>
@@ -50,7 +53,7 @@ function Slider({ label, hint, value, usual, range: [least, most, step], inherit
 }
 
 /** The fields of how answers are made. */
-export function AnswerSettings({ value, inherited, onChange }: Given) {
+export function AnswerSettings({ value, inherited, below, onChange }: Given) {
   const words = useWords();
   const { models, limits, default_temperature } = useConfig();
   const change = (fresh: Partial<ChatSettings>) => onChange({ ...value, ...fresh });
@@ -85,7 +88,7 @@ export function AnswerSettings({ value, inherited, onChange }: Given) {
           label={words.temperature}
           hint={words.temperatureHint}
           value={value.temperature}
-          usual={default_temperature}
+          usual={below?.temperature ?? default_temperature}
           range={[0, 2, 0.1]}
           inherited={inherited}
           onChange={(temperature) => change({ temperature })}
@@ -94,7 +97,7 @@ export function AnswerSettings({ value, inherited, onChange }: Given) {
           label={words.topP}
           hint={words.topPHint}
           value={value.top_p}
-          usual={1}
+          usual={below?.top_p ?? 1}
           range={[0.05, 1, 0.05]}
           inherited={inherited}
           onChange={(top_p) => change({ top_p })}
@@ -109,6 +112,7 @@ export function AnswerSettings({ value, inherited, onChange }: Given) {
               max={limits.max_tokens}
               step={1}
               aria-describedby={hint}
+              placeholder={below?.max_tokens?.toString()}
               value={value.max_tokens ?? ""}
               onChange={(event) => change({ max_tokens: event.target.value ? Number(event.target.value) : null })}
             />

@@ -41,7 +41,7 @@ export function useShortcuts(actions: Record<Name, () => void>): void {
 }
 
 function names({ key, command, shift }: Keys): string[] {
-  const shown = key === "Escape" ? "Esc" : key.toUpperCase();
+  const shown = key === "Escape" ? "Esc" : key.length === 1 ? key.toUpperCase() : key;
   return [...(command ? [MAC ? "⌘" : "Ctrl"] : []), ...(shift ? [MAC ? "⇧" : "Shift"] : []), shown];
 }
 
