@@ -12,6 +12,7 @@ import { fold, folded } from "./state/kept";
 import { useOnline } from "./state/online";
 import { SayProvider } from "./state/say";
 import { SessionProvider, useHere } from "./state/session";
+import { Boundary } from "./ui/Boundary";
 import { Empty } from "./ui/Empty";
 import { Failure } from "./ui/Failure";
 import { Icon } from "./ui/Icon";
@@ -24,7 +25,9 @@ export function App() {
     <SessionProvider waiting={(failure, retry) => <Waiting failure={failure} retry={retry} />}>
       <SayProvider>
         <Offline />
-        <Place />
+        <Boundary instead={<Broken />}>
+          <Place />
+        </Boundary>
       </SayProvider>
     </SessionProvider>
   );
@@ -43,6 +46,12 @@ function Waiting({ failure, retry }: { failure: unknown; retry(): void }) {
       </Failure>
     </main>
   );
+}
+
+/** A part of the page could not be drawn or fetched; perhaps the server has a newer page by now. */
+function Broken() {
+  const words = useWords();
+  return <Waiting failure={words.error_failed} retry={() => location.reload()} />;
 }
 
 function Offline() {

@@ -44,17 +44,19 @@ export function ComparisonView({ comparison, answers, busy, acts }: Given) {
             dir="auto"
             onChange={(event) => setText(event.target.value)}
           />
-          {choices.map(([choice, label]) => (
-            <button
-              key={choice}
-              type="button"
-              className="button"
-              aria-pressed={comparison.choice === choice}
-              onClick={() => void acts.choose(comparison, choice, text.trim())}
-            >
-              {label}
-            </button>
-          ))}
+          <div className="buttons">
+            {choices.map(([choice, label]) => (
+              <button
+                key={choice}
+                type="button"
+                className="button"
+                aria-pressed={comparison.choice === choice}
+                onClick={() => void acts.choose(comparison, choice, text.trim())}
+              >
+                {label}
+              </button>
+            ))}
+          </div>
         </div>
       )}
     </section>

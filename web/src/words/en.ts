@@ -352,6 +352,18 @@ export const en = {
   retention: "Days that guests' data is kept",
   rates: "Rate limits",
   ratesHint: "Such as 20/minute; empty for no limit.",
+  rate_messages_account: "Messages of one account",
+  rate_messages_source: "Messages from one address",
+  rate_tokens_account: "Tokens of one account",
+  rate_signup_source: "Sign-ups from one address",
+  rate_key_requests: "Requests with one key",
+  rate_key_tokens: "Tokens with one key",
+  rate_key_source: "Requests with keys from one address",
+  load_running: "Running",
+  load_waiting: "In line",
+  load_blocks: "Blocks of the cache",
+  load_free: "Free blocks",
+  load_preempted: "Set back for want of blocks",
 };
 
 type Entries = typeof en;

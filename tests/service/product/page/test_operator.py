@@ -187,7 +187,7 @@ def test_sign_up_is_closed_and_guests_let_in(service: Service, visit: Visit):
 def test_a_limit_on_requests_is_set_and_told(service: Service, visit: Visit):
     desk = visit(service, service.admin(), "/admin/settings", quiet=False)
     words = desk.words
-    limit = desk.field("messages_account")
+    limit = desk.field(words.rate_messages_account)
     limit.fill("often")
     desk.press(words.save)
     expect(desk.page.get_by_role("alert")).to_be_visible()
@@ -220,6 +220,18 @@ def test_a_key_is_shown_once_works_and_is_revoked(service: Service, visit: Visit
     desk.dialog.press(words.revoke)
     expect(page.get_by_text(words.revoked, exact=True)).to_be_visible()
     assert httpx.post(f"{service.address}/v1/chat/completions", json=body, headers=bearer).status_code == 401
+
+
+@in_both
+def test_a_part_of_the_page_that_does_not_come_is_told_and_asked_for_again(service: Service, visit: Visit):
+    desk = visit(service, service.admin(), quiet=False)
+    page, words = desk.page, desk.words
+    page.route("**/assets/AdminPage*", lambda route: route.abort())  # as after the server got a newer page
+    desk.go("/admin")
+    desk.alerted(words.error_failed)
+    page.unroute_all(behavior="ignoreErrors")
+    desk.press(words.retry)
+    expect(page.get_by_text(words.tokensPerSecond)).to_be_visible()
 
 
 @in_both

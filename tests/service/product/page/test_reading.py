@@ -127,11 +127,11 @@ def test_the_page_fits_a_phone(product, saying: ModelOf, visit: Visit):
 
 @in_both
 def test_long_answers_are_followed_until_one_scrolls_up(product, saying: ModelOf, visit: Visit):
-    model = saying("\n\n".join(f"Paragraph {i}." for i in range(40)), delay=0.003)
+    model = saying("\n\n".join(f"Paragraph {i}." for i in range(40)), delay=0.005)
     ada = visit(product(model), "ada", viewport={"width": 900, "height": 500})
     page, words = ada.page, ada.words
     ada.ask("Much.")
-    expect(ada.answers.get_by_text("Paragraph 15.")).to_be_in_viewport()
+    expect(ada.questions).not_to_be_in_viewport()
     page.locator("main").hover()
     page.mouse.wheel(0, -2000)
     expect(ada.questions).to_be_in_viewport()
