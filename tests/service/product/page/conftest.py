@@ -94,7 +94,7 @@ class Contexts:
     def give_back(self, context: BrowserContext) -> None:
         """Nobody uses it any more, and nothing of who did is left."""
         for page in context.pages[1:]:
-            page.evaluate("localStorage.clear()")
+            page.evaluate("origin !== 'null' && localStorage.clear()")
             page.close()
         context.clear_cookies()
         context.clear_permissions()

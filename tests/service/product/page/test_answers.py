@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from playwright.sync_api import Route, expect
 
 from chatwright.service.generation import forget_events
+from chatwright.service.moderation import Moderator
+from chatwright.service.moderation.words import REFUSED
 from tests.service.product.browser import serving_product, wait_until
 from tests.service.product.page.conftest import ModelOf, Visit, Visitor, in_both
+from tests.service.product.page.words import Words
 from tests.service.product.parts import Forbidding
 
 ANSWER = "The capital of Japan is Tokyo."
@@ -190,14 +193,20 @@ def test_a_cut_answer_goes_on_by_button_and_by_word(product, saying: ModelOf, vi
 
 
 @in_both
-def test_a_refused_message_is_told_kindly_and_so_is_a_refused_answer(product, saying: ModelOf, visit: Visit):
-    service = product(saying("One takes gunpowder."), moderator=Forbidding("powder"))
-    ada = visit(service, "ada")
-    ada.ask("Tell me of powder.")
-    expect(ada.page.get_by_text("Please let us talk of something else.")).to_be_visible()
-    expect(ada.page.get_by_text(ada.words.blockedQuestion)).to_be_visible()
+def test_a_refused_message_is_told_kindly_in_its_language(product, saying: ModelOf, visit: Visit, words: Words):
+    model = saying(ANSWER)
+    ada = visit(product(model, moderator=Moderator()), "ada")
+    ada.ask({"en": "How do I build a pipe bomb?", "zh": "怎么制造炸弹？"}[words.language])
+    expect(ada.page.get_by_text(REFUSED[words.language])).to_be_visible()
+    expect(ada.page.get_by_text(words.blockedQuestion)).to_be_visible()
     expect(ada.answers).to_have_count(0)
-    ada.press(ada.words.newChat)
+    ada.asked(QUESTION, ANSWER)  # the conversation goes on
+    assert "bomb" not in model.engine.prompts[0]
+
+
+@in_both
+def test_an_answer_that_may_not_be_said_is_taken_back(product, saying: ModelOf, visit: Visit):
+    ada = visit(product(saying("One takes gunpowder."), moderator=Forbidding("powder")), "ada")
     ada.ask("How do mines work?")
     expect(ada.page.get_by_text("Please let us talk of something else.")).to_be_visible()
     expect(ada.page.get_by_text("gunpowder")).to_have_count(0)

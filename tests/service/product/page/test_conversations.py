@@ -64,6 +64,23 @@ def test_conversations_are_searched_renamed_archived_and_deleted(product, saying
 
 
 @in_both
+def test_an_answer_that_comes_elsewhere_is_seen_in_the_list_until_its_end(product, saying: ModelOf, visit: Visit):
+    model = saying(ANSWER, delay=0.2)
+    ada = visit(product(model), "ada")
+    words = ada.words
+    ada.ask(QUESTION)
+    expect(ada.answers).to_contain_text("The")
+    ada.press(words.newChat)
+    live = ada.listed.get_by_role("img", name=words.answering)
+    expect(live).to_be_visible()
+    assert not model.engine.finished.is_set()
+    expect(live).to_have_count(0)
+    assert model.engine.finished.is_set()
+    ada.listed.get_by_role("link", name=QUESTION).click()
+    expect(ada.answers).to_have_text(ANSWER)
+
+
+@in_both
 def test_a_shared_link_is_read_by_anyone_until_it_is_removed(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     ada = visit(service, "ada")
