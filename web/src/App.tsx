@@ -4,12 +4,15 @@ import { Entry } from "./account/Entry";
 import { SettingsPage } from "./account/SettingsPage";
 import { ChatPage } from "./chat/ChatPage";
 import { SharedPage } from "./chat/SharedPage";
-import { partsOf, usePath } from "./router";
+import { go, partsOf, usePath } from "./router";
+import { Shortcuts, useShortcuts } from "./sidebar/Shortcuts";
 import { Sidebar } from "./sidebar/Sidebar";
 import { ConversationsProvider } from "./state/conversations";
+import { fold, folded } from "./state/kept";
 import { useOnline } from "./state/online";
 import { SayProvider } from "./state/say";
 import { SessionProvider, useHere } from "./state/session";
+import { Boundary } from "./ui/Boundary";
 import { Empty } from "./ui/Empty";
 import { Failure } from "./ui/Failure";
 import { Icon } from "./ui/Icon";
@@ -22,7 +25,9 @@ export function App() {
     <SessionProvider waiting={(failure, retry) => <Waiting failure={failure} retry={retry} />}>
       <SayProvider>
         <Offline />
-        <Place />
+        <Boundary instead={<Broken />}>
+          <Place />
+        </Boundary>
       </SayProvider>
     </SessionProvider>
   );
@@ -41,6 +46,12 @@ function Waiting({ failure, retry }: { failure: unknown; retry(): void }) {
       </Failure>
     </main>
   );
+}
+
+/** A part of the page could not be drawn or fetched; perhaps the server has a newer page by now. */
+function Broken() {
+  const words = useWords();
+  return <Waiting failure={words.error_failed} retry={() => location.reload()} />;
 }
 
 function Offline() {
@@ -67,12 +78,21 @@ function Place() {
   );
 }
 
+/** Whether the page is so narrow that the sidebar covers it. */
+const narrow = () => matchMedia("(max-width: 52rem)").matches; // as in frame.css
+
 /** The sidebar and, beside it, the page itself. */
 function Frame({ first, second }: { first: string; second: string }) {
   const words = useWords();
   const { user } = useHere().session;
   const [listed, setListed] = useState(false); // on a phone: whether the sidebar covers the page
-  const openList = () => setListed(true);
+  const [away, setAway] = useState(folded); // elsewhere: whether it is folded away
+  const [explaining, setExplaining] = useState(false);
+  const foldList = (to: boolean) => {
+    fold(to);
+    setAway(to);
+  };
+  const openList = () => (narrow() ? setListed(true) : foldList(false));
   const id = first === "c" && second ? second : null;
   const chatting = first === "" || id !== null || first === "login" || first === "signup";
   useEffect(() => {
@@ -81,8 +101,18 @@ function Frame({ first, second }: { first: string; second: string }) {
     document.addEventListener("keydown", onKey);
     return () => document.removeEventListener("keydown", onKey);
   }, [listed]);
+  useShortcuts({
+    newChat: () => go("/"),
+    search: () => {
+      openList();
+      requestAnimationFrame(() => document.getElementById("search")?.focus()); // once it is to be seen
+    },
+    list: () => (narrow() ? setListed(!listed) : foldList(!away)),
+    write: () => document.getElementById("question")?.focus(),
+    shortcuts: () => setExplaining(true),
+  });
   return (
-    <div className={listed ? "frame listed" : "frame"}>
+    <div className={`frame${listed ? " listed" : ""}${away ? " folded" : ""}`}>
       {chatting && (
         <a
           className="skip"
@@ -95,7 +125,12 @@ function Frame({ first, second }: { first: string; second: string }) {
           {words.skip}
         </a>
       )}
-      <Sidebar current={id} onLeave={() => setListed(false)} />
+      <Sidebar
+        current={id}
+        onLeave={() => setListed(false)}
+        onFold={() => foldList(true)}
+        onExplain={() => setExplaining(true)}
+      />
       {listed && (
         <button type="button" className="veil" aria-label={words.closeList} onClick={() => setListed(false)}>
           <Icon name="close" />
@@ -113,6 +148,7 @@ function Frame({ first, second }: { first: string; second: string }) {
           <Empty title={words.notFound} text={words.notFoundText} openList={openList} />
         )}
       </div>
+      {explaining && <Shortcuts onClose={() => setExplaining(false)} />}
     </div>
   );
 }

@@ -16,6 +16,14 @@ describe("what happens in a conversation", () => {
     const heard = [told(1, "One"), told(2, " two"), told(2, " two"), told(3, " three")].reduce(after, begun());
     expect(heard?.messages[1]).toMatchObject({ content: "One two three", last_event: 3 });
   });
+  test("a reset is all that was said up to its number, and what follows is added to it", () => {
+    const reset: Happening = { type: "heard", id: "a1", event: { kind: "reset", number: 7, text: "One two" } };
+    const heard = [reset, told(8, " three"), told(8, " three")].reduce(after, begun());
+    expect(heard?.messages[1]).toMatchObject({ content: "One two three", last_event: 8 });
+  });
+  test("of a conversation that is gone nothing is left", () => {
+    expect(after(begun(), { type: "heard", id: "a1", event: { kind: "gone" } })).toBeNull();
+  });
   test("the end is the whole truth: of text, of status, and of a refused answer", () => {
     const end = message("a1", "q1", { status: "blocked", content: "", last_event: 4 });
     const ended = after(begun(), { type: "heard", id: "a1", event: { kind: "end", message: end, conversation: SUMMARY } });

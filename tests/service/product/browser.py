@@ -182,11 +182,12 @@ class QuickServer(uvicorn.Server):
 
 @contextlib.contextmanager
 def serving_product(models: Sequence[LoadedModel], database_url: str, **options: Any) -> Iterator[Service]:
-    """Serve models on a free port of loopback, with cheap passwords and without titles by models."""
+    """Serve models on a port of loopback (a free one), with cheap passwords and without titles by models."""
+    port = options.pop("port", 0)
     sizes = {key: options.pop(key) for key in ("waiting_places", "at_once") if key in options}
     titles = options.pop("model_titles", False)
     neighbours = Neighbours(passwords=Passwords(CHEAP), **options)
-    listening = listen("127.0.0.1", 0)
+    listening = listen("127.0.0.1", port)
     app = create_app({model.name: model for model in models}, database=database_url, neighbours=neighbours, **sizes)
     server = QuickServer(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -1,6 +1,7 @@
 import { type FormEvent, useState } from "react";
 import { Refusal } from "../api/http";
 import * as server from "../api/server";
+import type { Session } from "../api/types";
 import { go } from "../router";
 import { useConfig, useHere } from "../state/session";
 import { Failure } from "../ui/Failure";
@@ -13,20 +14,23 @@ import { NameField, PasswordField } from "./fields";
 export function Entry({ way }: { way: "login" | "signup" }) {
   const words = useWords();
   const config = useConfig();
-  const { session, setSession } = useHere();
+  const { session, ended, setSession } = useHere();
   const { busy, failure, run } = useTask();
   const [name, setName] = useState("");
   const [password, setPassword] = useState("");
   const fresh = way === "signup" && config.signup;
   const guest = session.user?.role === "guest";
 
+  function enter(entered: Session): void {
+    if (["/login", "/signup"].includes(location.pathname)) go("/", true);
+    setSession(entered);
+  }
+
   function submit(event: FormEvent): void {
     event.preventDefault();
     void run(async () => {
       if (fresh) await server.signUp(name, password);
-      const entered = await server.logIn(name, password);
-      if (["/login", "/signup"].includes(location.pathname)) go("/", true);
-      setSession(entered);
+      enter(await server.logIn(name, password));
     });
   }
 
@@ -46,6 +50,11 @@ export function Entry({ way }: { way: "login" | "signup" }) {
         <form className="card" onSubmit={submit}>
           <h1>{fresh ? words.signUpTitle : words.logInTitle}</h1>
           {fresh && <p className="hint">{words.signUpText}</p>}
+          {ended && !fresh && (
+            <p role="status" className="hint">
+              {words.sessionEnded}
+            </p>
+          )}
           <NameField fresh={fresh} value={name} onChange={setName} />
           <PasswordField fresh={fresh} label={words.password} value={password} onChange={setPassword} />
           {failure !== null && <Failure>{fresh && refused ? words.signUpFailed : explain(words, failure)}</Failure>}
@@ -57,7 +66,7 @@ export function Entry({ way }: { way: "login" | "signup" }) {
               type="button"
               className="button wide-button"
               disabled={busy}
-              onClick={() => void run(async () => setSession(await server.beGuest()))}
+              onClick={() => void run(async () => enter(await server.beGuest()))}
             >
               {words.asGuest}
             </button>

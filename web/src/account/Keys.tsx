@@ -11,6 +11,8 @@ import { Icon } from "../ui/Icon";
 import { useTask } from "../ui/useTask";
 import { explain, useLanguage, useWords } from "../words";
 
+const USUAL = ["chat", "models"]; // what a program that chats asks for
+
 interface Given {
   list(): Promise<{ items: Key[] }>;
   create(given: NewKey): Promise<{ key: Key; secret: string }>;
@@ -101,7 +103,7 @@ function Making({ onMake, onCancel }: { onMake(given: NewKey): Promise<void>; on
   const { key_scopes } = useConfig();
   const { busy, failure, run } = useTask();
   const [name, setName] = useState("");
-  const [scopes, setScopes] = useState<string[]>(key_scopes.slice(0, 1));
+  const [scopes, setScopes] = useState(key_scopes.filter((scope) => USUAL.includes(scope)));
   const [end, setEnd] = useState("");
   function submit(event: FormEvent): void {
     event.preventDefault();

@@ -111,7 +111,7 @@ function Answers() {
     event.preventDefault();
     void run(async () => {
       await change({ ...value, instructions: value.instructions ?? "" });
-      say(words.saved);
+      say(words.saved, true);
     });
   }
   return (

@@ -20,7 +20,7 @@ export function Comparisons() {
       <Table
         {...list}
         label={words.comparisons}
-        heads={[words.choice, words.asked, words.answerA, words.answerB, words.user, words.time]}
+        heads={[words.choice, words.asked, words.answerA, words.answerB, words.text, words.user, words.time]}
       >
         {list.found?.items.map((one) => (
           <tr key={one.id}>
@@ -34,6 +34,9 @@ export function Comparisons() {
                 {answer.model && <small className="note">{answer.model}</small>}
               </td>
             ))}
+            <td dir="auto" className="long">
+              <span>{one.text}</span>
+            </td>
             <td dir="auto">
               {one.user_name}
               {one.consent && <span title={words.withConsent}> ✓</span>}

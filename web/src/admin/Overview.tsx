@@ -2,7 +2,7 @@ import { useEffect, useState } from "react";
 import * as server from "../api/server";
 import type { Load, Model, ServerLoad } from "../api/types";
 import { Failure } from "../ui/Failure";
-import { explain, useWords } from "../words";
+import { explain, useWords, wordFor } from "../words";
 
 const EVERY = 3000; // milliseconds
 
@@ -57,7 +57,7 @@ export function Overview() {
             {Object.entries(model.load)
               .filter(([, value]) => typeof value !== "object" || value === null)
               .map(([name, value]) => (
-                <Pair key={name} name={name.replaceAll("_", " ")} value={typeof value === "number" ? figure(value) : String(value ?? "–")} />
+                <Pair key={name} name={wordFor(words, "load_", name)} value={typeof value === "number" ? figure(value) : String(value ?? "–")} />
               ))}
           </dl>
         </section>

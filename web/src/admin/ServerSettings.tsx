@@ -7,7 +7,7 @@ import { Failure } from "../ui/Failure";
 import { Field } from "../ui/Field";
 import { Switch } from "../ui/Switch";
 import { useTask } from "../ui/useTask";
-import { explain, useWords } from "../words";
+import { explain, useWords, wordFor } from "../words";
 
 export function ServerSettings() {
   const words = useWords();
@@ -26,7 +26,7 @@ export function ServerSettings() {
     void run(async () => {
       put(await server.changeSettings(settings));
       setSession(await server.session()); // what the page offers follows
-      say(words.saved);
+      say(words.saved, true);
     });
   }
 
@@ -52,13 +52,15 @@ export function ServerSettings() {
       <fieldset>
         <legend>{words.rates}</legend>
         <p className="hint">{words.ratesHint}</p>
-        {Object.entries(settings.rates).map(([bucket, rate]) => (
-          <Field key={bucket} label={bucket}>
-            {(id) => (
-              <input id={id} value={rate} onChange={(event) => change({ rates: { ...settings.rates, [bucket]: event.target.value } })} />
-            )}
-          </Field>
-        ))}
+        <div className="pair">
+          {Object.entries(settings.rates).map(([bucket, rate]) => (
+            <Field key={bucket} label={wordFor(words, "rate_", bucket)}>
+              {(id) => (
+                <input id={id} value={rate} onChange={(event) => change({ rates: { ...settings.rates, [bucket]: event.target.value } })} />
+              )}
+            </Field>
+          ))}
+        </div>
       </fieldset>
       {failure !== null && <Failure>{explain(words, failure)}</Failure>}
       <div className="buttons">

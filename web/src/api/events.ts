@@ -4,7 +4,9 @@ import type { Message, Summary } from "./types";
 
 export type AnswerEvent =
   | { kind: "text"; number: number; text: string }
-  | { kind: "end"; message: Message; conversation: Summary };
+  | { kind: "reset"; number: number; text: string } // all that was said up to this number
+  | { kind: "end"; message: Message; conversation: Summary }
+  | { kind: "gone" }; // the conversation was deleted meanwhile
 
 const LONGEST_WAIT = 8000; // milliseconds between tries to connect again
 
@@ -15,7 +17,7 @@ export function pause(tries: number): number {
 
 interface Listener {
   onEvent(event: AnswerEvent): void;
-  /** Whether the connection is lost at present. */
+  /** Whether the connection is lost at present. Told at each try that fails, and when one does not. */
   onLost(lost: boolean): void;
 }
 
@@ -34,15 +36,21 @@ export function follow(message: Message, { onEvent, onLost }: Listener): () => v
       tries = 0;
       onLost(false);
     };
-    source.addEventListener("text", (event: MessageEvent<string>) => {
-      const number = Number(event.lastEventId);
-      if (number <= last) return; // told twice after a lost connection
-      last = number;
-      onEvent({ kind: "text", number, text: (JSON.parse(event.data) as { text: string }).text });
-    });
+    for (const kind of ["text", "reset"] as const) {
+      source.addEventListener(kind, (event: MessageEvent<string>) => {
+        const number = Number(event.lastEventId);
+        if (number <= last) return; // told twice after a lost connection
+        last = number;
+        onEvent({ kind, number, text: (JSON.parse(event.data) as { text: string }).text });
+      });
+    }
     source.addEventListener("end", (event: MessageEvent<string>) => {
       leave();
       onEvent({ kind: "end", ...(JSON.parse(event.data) as { message: Message; conversation: Summary }) });
+    });
+    source.addEventListener("gone", () => {
+      leave();
+      onEvent({ kind: "gone" });
     });
     source.onerror = () => {
       source?.close(); // the browser's own way to connect again gives up on an error of a proxy, and ours waits longer

@@ -19,6 +19,13 @@ export function keepToken(fresh: string): void {
   token = fresh;
 }
 
+let onSignedOut = (): void => undefined;
+
+/** Call `handler` when the server no longer knows who is here: the session has ended, or was ended elsewhere. */
+export function whenSignedOut(handler: () => void): void {
+  onSignedOut = handler;
+}
+
 type Method = "GET" | "POST" | "PATCH" | "PUT" | "DELETE";
 
 /** Ask the server; a stale token is renewed once. Throws `Refusal`. */
@@ -26,6 +33,7 @@ export async function request<Answer>(method: Method, path: string, body?: unkno
   try {
     return await ask<Answer>(method, path, body);
   } catch (error) {
+    if (error instanceof Refusal && error.code === "not_signed_in") onSignedOut();
     if (!(error instanceof Refusal) || error.code !== "csrf_failed") throw error;
     keepToken((await ask<{ csrf_token: string }>("GET", "/api/session")).csrf_token);
     return ask<Answer>(method, path, body);

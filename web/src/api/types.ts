@@ -42,6 +42,7 @@ export interface Config {
   consent_default: boolean;
   models: Model[];
   default_model: string;
+  default_temperature: number;
   feedback_tags: Record<Vote, string[]>;
   user_keys: boolean;
   key_scopes: string[];

@@ -29,6 +29,7 @@ export function ChatHeader({ chat, openList }: { chat: Chat; openList(): void })
         <select
           className="model"
           aria-label={words.model}
+          disabled={chat.opening}
           value={model}
           onChange={(event) => void choose(event.target.value).catch(() => undefined)}
         >
@@ -42,7 +43,12 @@ export function ChatHeader({ chat, openList }: { chat: Chat; openList(): void })
       {conversation && <h1 className="bar-title">{conversation.title || words.untitled}</h1>}
       <div className="bar-tools">
         {conversation?.current_id && <IconButton icon="share" label={words.share} onClick={() => setOpen("share")} />}
-        <IconButton icon="tune" label={words.conversationSettings} onClick={() => setOpen("settings")} />
+        <IconButton
+          icon="tune"
+          label={words.conversationSettings}
+          disabled={chat.opening}
+          onClick={() => setOpen("settings")}
+        />
       </div>
       {open === "settings" && <ConversationSettings chat={chat} onClose={() => setOpen(null)} />}
       {open === "share" && <ShareDialog chat={chat} onClose={() => setOpen(null)} />}

@@ -1,5 +1,6 @@
-import { useCallback, useEffect, useMemo, useRef, useState } from "react";
+import { useCallback, useEffect, useMemo, useRef } from "react";
 import { Refusal } from "../api/http";
+import { useDraft } from "../state/draft";
 import { useSay } from "../state/say";
 import { branch } from "../state/tree";
 import { useConversation } from "../state/useConversation";
@@ -15,7 +16,8 @@ import { Thread } from "./Thread";
 import { useFollowing } from "./useFollowing";
 import { Welcome } from "./Welcome";
 
-const GIVEN_BACK = ["context_length_exceeded", "message_too_long", "too_large", "invalid_value"]; // to be shortened
+// To be shortened, or sent again after logging in.
+const GIVEN_BACK = ["context_length_exceeded", "message_too_long", "too_large", "invalid_value", "not_signed_in"];
 const SPOKEN = 1000; // characters of an answer that are read out
 
 /** A conversation, or the place to begin one. */
@@ -23,13 +25,12 @@ export function ChatPage({ id, openList }: { id: string | null; openList(): void
   const words = useWords();
   const say = useSay();
   const chat = useConversation(id);
-  const [text, setText] = useState("");
+  const [text, setText] = useDraft(id);
   const box = useRef<HTMLTextAreaElement>(null);
   const { conversation, running, failure, pending, send, regenerate, goOn, pick, rate, choose } = chat;
   const { scroller, atEnd, toEnd } = useFollowing(conversation, pending);
 
   useEffect(() => {
-    if (id === null) setText("");
     if (matchMedia("(hover: hover)").matches) box.current?.focus(); // elsewhere a keyboard would cover the page
   }, [id]);
 
@@ -85,12 +86,17 @@ export function ChatPage({ id, openList }: { id: string | null; openList(): void
     await send(asked, { compare });
   }
   const refused = failure instanceof Refusal && GIVEN_BACK.includes(failure.code);
+  const giveBack = useRef(setText);
+  giveBack.current = setText;
   useEffect(() => {
     if (!refused || !pending) return;
-    setText((typed) => typed || pending.content);
+    giveBack.current((typed) => typed || pending.content); // once, into the conversation that it was sent in
   }, [refused, pending]);
 
-  if (chat.missing) return <Empty title={words.notFound} text={words.notFoundText} openList={openList} />;
+  if (chat.missing) {
+    const text = chat.missing === "deleted" ? words.error_not_found : words.notFoundText;
+    return <Empty title={words.notFound} text={text} openList={openList} />;
+  }
   return (
     <>
       <ChatHeader chat={chat} openList={openList} />

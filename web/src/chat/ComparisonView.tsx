@@ -1,5 +1,6 @@
 import { useState } from "react";
 import type { Choice, Comparison, Message } from "../api/types";
+import { useConfig } from "../state/session";
 import { useWords } from "../words";
 import { AnswerText, type Acts } from "./MessageView";
 
@@ -13,6 +14,8 @@ interface Given {
 /** Two answers side by side, and which of them is better. */
 export function ComparisonView({ comparison, answers, busy, acts }: Given) {
   const words = useWords();
+  const { limits } = useConfig();
+  const [text, setText] = useState(comparison.text);
   const choices: [Choice, string][] = [
     ["a", words.preferA],
     ["b", words.preferB],
@@ -32,17 +35,28 @@ export function ComparisonView({ comparison, answers, busy, acts }: Given) {
       {!busy && (
         <div className="choices" role="group" aria-label={words.which}>
           <strong>{words.which}</strong>
-          {choices.map(([choice, label]) => (
-            <button
-              key={choice}
-              type="button"
-              className="button"
-              aria-pressed={comparison.choice === choice}
-              onClick={() => void acts.choose(comparison, choice)}
-            >
-              {label}
-            </button>
-          ))}
+          <textarea
+            value={text}
+            rows={1}
+            maxLength={limits.feedback_chars}
+            aria-label={words.whyPrefer}
+            placeholder={words.whyPrefer}
+            dir="auto"
+            onChange={(event) => setText(event.target.value)}
+          />
+          <div className="buttons">
+            {choices.map(([choice, label]) => (
+              <button
+                key={choice}
+                type="button"
+                className="button"
+                aria-pressed={comparison.choice === choice}
+                onClick={() => void acts.choose(comparison, choice, text.trim())}
+              >
+                {label}
+              </button>
+            ))}
+          </div>
         </div>
       )}
     </section>
@@ -53,11 +67,15 @@ export function ComparisonView({ comparison, answers, busy, acts }: Given) {
 export function Chosen({ comparison, answers, busy, acts }: Given) {
   const words = useWords();
   const [open, setOpen] = useState(false);
+  const { text } = comparison;
   const said = { a: words.answerA, b: words.answerB, tie: words.tie, both_bad: words.bothBad }[comparison.choice ?? "tie"];
   return (
     <>
       <p className="ended">
-        <span className="note">{words.preferred(said)}</span>
+        <span className="note" dir="auto">
+          {words.preferred(said)}
+          {text && ` · ${text}`}
+        </span>
         <button type="button" className="button small" aria-expanded={open} onClick={() => setOpen(!open)}>
           {words.changeChoice}
         </button>

@@ -28,7 +28,7 @@ export function ConsentLine({ chat }: { chat: Chat }) {
         aria-checked={given}
         title={words.consentText}
         className="consent"
-        disabled={waiting}
+        disabled={waiting || chat.opening}
         onClick={() => void change()}
       >
         <Icon name="shield" />

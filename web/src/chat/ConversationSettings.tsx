@@ -34,7 +34,7 @@ export function ConversationSettings({ chat, onClose }: { chat: Chat; onClose():
           void run(save);
         }}
       >
-        <AnswerSettings value={settings} inherited={words.asAccount} onChange={setSettings} />
+        <AnswerSettings value={settings} inherited={words.asAccount} below={user.settings} onChange={setSettings} />
         <Switch label={words.consentConversation} hint={words.consentText} checked={consent} onChange={setConsent} />
         {failure !== null && <Failure>{explain(words, failure)}</Failure>}
         <div className="buttons">

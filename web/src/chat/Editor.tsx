@@ -17,6 +17,7 @@ export function Editor({ text, onCancel, onSend }: Given) {
   useEffect(() => {
     box.current?.focus();
     box.current?.setSelectionRange(text.length, text.length);
+    box.current?.form?.scrollIntoView({ block: "nearest" });
   }, [text]);
   return (
     <form

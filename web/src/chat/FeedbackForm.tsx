@@ -22,7 +22,7 @@ export function FeedbackForm({ feedback, onClose, onSave }: Given) {
 
   async function save(changed: Pick<Feedback, "vote" | "tags" | "text"> | null): Promise<void> {
     if (!(await onSave(changed))) return;
-    if (changed) say(words.thanks);
+    if (changed) say(words.thanks, true);
     onClose();
   }
 

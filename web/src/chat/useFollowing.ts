@@ -30,7 +30,11 @@ export function useFollowing(...changes: unknown[]): {
       top = box.scrollTop;
       setAtEnd(near);
     };
-    const onGrowth = new ResizeObserver(() => (following.current ? toEnd() : onScroll()));
+    const onGrowth = new ResizeObserver(() => {
+      const writing = document.activeElement instanceof HTMLTextAreaElement && box.contains(document.activeElement);
+      if (following.current && !writing) toEnd(); // what one writes in is not moved away
+      else onScroll();
+    });
     box.addEventListener("scroll", onScroll, { passive: true });
     onGrowth.observe(box);
     for (const child of box.children) onGrowth.observe(child);

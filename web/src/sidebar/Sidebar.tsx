@@ -14,11 +14,14 @@ import { Row } from "./Row";
 
 interface Given {
   current: string | null;
+  /** Uncover the page, where the list covers it. */
   onLeave(): void;
+  onFold(): void;
+  onExplain(): void;
 }
 
 /** The list of conversations, with search, archive, and what belongs to the account. */
-export function Sidebar({ current, onLeave }: Given) {
+export function Sidebar({ current, onLeave, onFold, onExplain }: Given) {
   const words = useWords();
   const list = useConversations();
   function visit(path: string): void {
@@ -40,21 +43,31 @@ export function Sidebar({ current, onLeave }: Given) {
           chatwright
         </a>
         <IconButton icon="close" label={words.closeList} className="narrow" onClick={onLeave} />
+        <IconButton icon="panel" label={words.closeList} className="wide" onClick={onFold} />
       </div>
       <button type="button" className="new-chat" onClick={() => visit("/")}>
         <Icon name="plus" />
         {words.newChat}
       </button>
-      <label className="search">
+      <form
+        className="search"
+        role="search"
+        onSubmit={(event) => {
+          event.preventDefault();
+          const [first] = list.items;
+          if (list.search && first) visit(`/c/${first.id}`);
+        }}
+      >
         <Icon name="search" />
         <input
+          id="search"
           type="search"
           value={list.search}
           aria-label={words.search}
           placeholder={words.search}
           onChange={(event) => list.setSearch(event.target.value)}
         />
-      </label>
+      </form>
       <div className="list">
         <Rows current={current} onOpen={(id) => visit(`/c/${id}`)} />
         {list.more && (
@@ -67,7 +80,7 @@ export function Sidebar({ current, onLeave }: Given) {
         <Icon name={list.archived ? "left" : "archive"} />
         {list.archived ? words.backToList : words.archived}
       </button>
-      <Person visit={visit} />
+      <Person visit={visit} onExplain={onExplain} />
     </nav>
   );
 }
@@ -108,7 +121,7 @@ function Rows({ current, onOpen }: { current: string | null; onOpen(id: string):
 }
 
 /** Who is here, with settings and the way out. */
-function Person({ visit }: { visit(path: string): void }) {
+function Person({ visit, onExplain }: { visit(path: string): void; onExplain(): void }) {
   const words = useWords();
   const user = useUser();
   const { setSession } = useHere();
@@ -117,6 +130,7 @@ function Person({ visit }: { visit(path: string): void }) {
   const items = [
     { icon: "gear" as const, label: words.settings, onChoose: () => visit("/settings") },
     ...(user.role === "admin" ? [{ icon: "chart" as const, label: words.admin, onChoose: () => visit("/admin") }] : []),
+    { icon: "keyboard" as const, label: words.shortcuts, onChoose: onExplain },
     ...(guest ? [{ icon: "person" as const, label: words.logIn, onChoose: () => visit("/login") }] : []),
     {
       icon: "leave" as const,

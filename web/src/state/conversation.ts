@@ -46,16 +46,18 @@ function turned(before: Conversation, { question, answers, comparison, conversat
   };
 }
 
-function heard(before: Conversation, id: string, event: AnswerEvent): Conversation {
+function heard(before: Conversation, id: string, event: AnswerEvent): Conversation | null {
+  if (event.kind === "gone") return null;
   if (event.kind === "end") {
     const messages = withMessage(before.messages, event.message);
     return { ...before, title: event.conversation.title || before.title, messages };
   }
-  const messages = before.messages.map((message) =>
-    message.id === id && event.number === message.last_event + 1
-      ? { ...message, content: message.content + event.text, last_event: event.number }
-      : message,
-  );
+  const messages = before.messages.map((message) => {
+    if (message.id !== id) return message;
+    if (event.kind === "reset") return { ...message, content: event.text, last_event: event.number };
+    if (event.number !== message.last_event + 1) return message;
+    return { ...message, content: message.content + event.text, last_event: event.number };
+  });
   return { ...before, messages };
 }
 

@@ -2,6 +2,7 @@
 import { createContext, type ReactNode, useCallback, useContext, useEffect, useMemo, useRef, useState } from "react";
 import * as server from "../api/server";
 import type { Summary } from "../api/types";
+import { usePath } from "../router";
 
 interface List {
   items: Summary[];
@@ -27,6 +28,7 @@ export function useConversations(): List {
 }
 
 const TYPING = 250; // milliseconds of rest before a search is asked
+const LOOK_EVERY = 3000; // milliseconds, while an answer is written in a conversation that is not open
 
 export function ConversationsProvider({ children }: { children: ReactNode }) {
   const [items, setItems] = useState<Summary[]>([]);
@@ -59,6 +61,22 @@ export function ConversationsProvider({ children }: { children: ReactNode }) {
     const timer = setTimeout(() => void read(null), search ? TYPING : 0);
     return () => clearTimeout(timer);
   }, [read, search]);
+
+  /** Takes over what is new of the conversations that are listed, such as the end of an answer. */
+  const look = useCallback(async () => {
+    const mine = asked.current;
+    const answer = await server.conversations(search.trim(), archived, null).catch(() => null);
+    if (!answer || mine !== asked.current) return;
+    const fresh = new Map(answer.items.map((item) => [item.id, item]));
+    setItems((before) => before.map((item) => fresh.get(item.id) ?? item));
+  }, [search, archived]);
+
+  const path = usePath();
+  useEffect(() => {
+    if (!items.some(({ id, running }) => running && path !== `/c/${id}`)) return;
+    const timer = setTimeout(() => void look(), LOOK_EVERY);
+    return () => clearTimeout(timer);
+  }, [items, path, look]);
 
   const note = useCallback(
     (id: string, fresh: Summary | null) =>

@@ -1,6 +1,6 @@
 // Who is here, what the operator allows, and with that the language and the look of the page.
 import { createContext, type ReactNode, useCallback, useContext, useEffect, useMemo, useState } from "react";
-import { keepToken } from "../api/http";
+import { keepToken, whenSignedOut } from "../api/http";
 import * as server from "../api/server";
 import type { Language, Session, Settings, Theme, User } from "../api/types";
 import { LANGUAGES, LOCALES, preferred, WordsContext } from "../words";
@@ -8,6 +8,8 @@ import { kept, keep } from "./kept";
 
 interface Here {
   session: Session;
+  /** Whether the session ended without being asked to: by time, or from another device. */
+  ended: boolean;
   /** Take over a session that the server answered with. */
   setSession(session: Session): void;
   /** Change settings: of the account, and of this browser for who has none. */
@@ -39,6 +41,7 @@ interface Given {
 
 export function SessionProvider({ children, waiting }: Given) {
   const [session, put] = useState<Session | null>(null);
+  const [ended, setEnded] = useState(false);
   const [failure, setFailure] = useState<unknown>(null);
   const [own, setOwn] = useState<{ language: Language | null; theme: Theme | null }>(kept);
 
@@ -46,6 +49,7 @@ export function SessionProvider({ children, waiting }: Given) {
     keepToken(fresh.csrf_token);
     put(fresh);
     if (!fresh.user) return;
+    setEnded(false);
     const { language, theme } = fresh.user.settings;
     setOwn((before) => keep({ language: language ?? before.language, theme: theme ?? before.theme }));
   }, []);
@@ -56,6 +60,13 @@ export function SessionProvider({ children, waiting }: Given) {
   useEffect(ask, [ask]);
 
   const signedIn = Boolean(session?.user);
+  useEffect(() => {
+    whenSignedOut(() => {
+      if (!signedIn) return;
+      setEnded(true);
+      server.session().then(setSession, () => undefined); // what was asked says that it failed
+    });
+  }, [signedIn, setSession]);
   const change = useCallback(
     async (settings: Partial<Settings>) => {
       const { language, theme } = settings;
@@ -73,7 +84,7 @@ export function SessionProvider({ children, waiting }: Given) {
   }, [language, own.theme]);
 
   const words = useMemo(() => ({ language, words: LANGUAGES[language] }), [language]);
-  const here = useMemo(() => session && { session, setSession, change }, [session, setSession, change]);
+  const here = useMemo(() => session && { session, ended, setSession, change }, [session, ended, setSession, change]);
   return (
     <WordsContext value={words}>
       {here ? <SessionContext value={here}>{children}</SessionContext> : waiting(failure, ask)}

@@ -43,7 +43,7 @@ export function useConversation(id: string | null) {
   const { note } = useConversations();
   const [conversation, happen] = useReducer(reduce, null);
   const [failure, setFailure] = useState<unknown>(null);
-  const [missing, setMissing] = useState(false);
+  const [missing, setMissing] = useState<"unknown" | "deleted" | null>(null);
   const [pending, setPending] = useState<Pending | null>(null);
   const [lost, setLost] = useState(false);
   const [draft, setDraft] = useState<Draft>(NO_DRAFT);
@@ -55,13 +55,13 @@ export function useConversation(id: string | null) {
 
   const open = useCallback(() => {
     setFailure(null);
-    setMissing(false);
+    setMissing(null);
     if (id === null) return;
     server.readConversation(id).then(
       (read) => wanted.current === id && happen({ type: "opened", conversation: read }),
       (error: unknown) => {
         if (wanted.current !== id) return;
-        if (error instanceof Refusal && error.status === 404) setMissing(true);
+        if (error instanceof Refusal && error.status === 404) setMissing("unknown");
         else setFailure(error);
       },
     );
@@ -95,11 +95,25 @@ export function useConversation(id: string | null) {
       if (held.current?.id === conversationId) happen({ type: "edited", conversation: { title: fresh.title } });
       timers.forEach(clearTimeout);
     };
+    const deleted = () => {
+      note(conversationId, null);
+      if (held.current?.id !== conversationId) return;
+      happen({ type: "left" });
+      setMissing("deleted");
+    };
+    const onLost = (isLost: boolean) => {
+      setLost(isLost);
+      if (!isLost) return;
+      server.readConversation(conversationId).catch((error: unknown) => {
+        if (error instanceof Refusal && error.status === 404) deleted(); // an EventSource does not say why it failed
+      });
+    };
     const leave = followed.map((message) =>
       follow(message, {
-        onLost: setLost,
+        onLost,
         onEvent: (event) => {
           happen({ type: "heard", id: message.id, event });
+          if (event.kind === "gone") deleted();
           if (event.kind !== "end") return;
           note(conversationId, event.conversation);
           if (first) timers.push(...TITLE_AFTER.map((wait) => setTimeout(() => void askTitle(), wait)));
@@ -163,6 +177,8 @@ export function useConversation(id: string | null) {
   const of = conversation?.id ?? "";
   return {
     conversation,
+    /** Whether a conversation is wanted that is not read yet. */
+    opening: id !== null && conversation === null,
     missing,
     failure,
     pending,
@@ -206,9 +222,9 @@ export function useConversation(id: string | null) {
         const changed = feedback ? await server.rate(of, message.id, feedback) : await server.unrate(of, message.id);
         happen({ type: "changed", message: changed });
       }),
-    choose: (comparison: Comparison, choice: Choice) =>
+    choose: (comparison: Comparison, choice: Choice, text: string) =>
       attempt(async () => {
-        happen({ type: "chosen", comparison: await server.choose(of, comparison.id, choice, comparison.text) });
+        happen({ type: "chosen", comparison: await server.choose(of, comparison.id, choice, text) });
       }),
     /** Change title, consent or settings. Throws `Refusal`. */
     change: async (change: Parameters<typeof server.changeConversation>[1]) => {

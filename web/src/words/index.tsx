@@ -22,7 +22,7 @@ export function preferred(languages: readonly string[]): Language {
 }
 
 /** The words under `prefix` + `name`, which the server chose; `name` itself when there are none. */
-export function wordFor(words: Words, prefix: "tag_" | "role_" | "export_" | "error_", name: string): string {
+export function wordFor(words: Words, prefix: "tag_" | "role_" | "export_" | "error_" | "rate_" | "load_", name: string): string {
   const found = words[`${prefix}${name}` as keyof Words];
   return typeof found === "string" ? found : name;
 }

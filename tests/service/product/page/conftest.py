@@ -1,28 +1,51 @@
-"""The page in Debian's Chromium against a real server: browsers for people, and models that say what a test wants."""
+"""The page in Debian's Chromium against a real server: visitors, and models that say what a test wants.
+
+A story is written once. `in_both` runs it in English on SQLite and in Chinese on PostgreSQL, `everywhere` in each
+language on each database.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
 
 from chatwright.service import pages
 from chatwright.service.models import LoadedModel
 from tests.service.product.browser import Browser, Service
 from tests.service.product.conftest import new_database
+from tests.service.product.page.words import Words
 
 CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE = 30_000  # milliseconds: a busy machine is not a broken page
 CONTEXT = 4096
+PLACES = {
+    "English, SQLite": ("en", "sqlite"),
+    "Chinese, PostgreSQL": ("zh", "postgresql"),
+    "English, PostgreSQL": ("en", "postgresql"),
+    "Chinese, SQLite": ("zh", "sqlite"),
+}
 expect.set_options(timeout=PATIENCE)
 
 ModelOf = Callable[..., LoadedModel]
-Open = Callable[..., Page]
+Visit = Callable[..., "Visitor"]
+
+
+def _places(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        ("words", "database_url"), [PLACES[name] for name in names], indirect=True, ids=names
+    )
+
+
+in_both = _places("English, SQLite", "Chinese, PostgreSQL")
+everywhere = _places(*PLACES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,6 +73,46 @@ def chromium() -> Iterator[Chromium]:
         browser.close()
 
 
+class Contexts:
+    """Contexts of a browser, for one visitor at a time: a new one costs half a second, one that was used does not."""
+
+    def __init__(self, chromium: Chromium) -> None:
+        self._chromium = chromium
+        self._idle: dict[str, list[BrowserContext]] = {}
+        self._kinds: dict[BrowserContext, str] = {}
+
+    def take(self, **options: Any) -> BrowserContext:
+        """One that nobody uses, made with these options."""
+        kind = repr(sorted(options.items()))
+        if idle := self._idle.get(kind):
+            return idle.pop()
+        context = self._chromium.new_context(**options)
+        context.new_page()  # stays, and keeps the process
+        self._kinds[context] = kind
+        return context
+
+    def give_back(self, context: BrowserContext) -> None:
+        """Nobody uses it any more, and nothing of who did is left."""
+        for page in context.pages[1:]:
+            page.evaluate("origin !== 'null' && localStorage.clear()")
+            page.close()
+        context.clear_cookies()
+        context.clear_permissions()
+        context.set_offline(False)
+        self._idle.setdefault(self._kinds[context], []).append(context)
+
+
+@pytest.fixture(scope="module")
+def contexts(chromium: Chromium) -> Contexts:
+    return Contexts(chromium)
+
+
+@pytest.fixture
+def words(request: pytest.FixtureRequest) -> Words:
+    """English, where a test does not ask for another language."""
+    return Words(getattr(request, "param", "en"))
+
+
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """SQLite, where a test does not ask for another kind."""
@@ -62,34 +125,139 @@ def saying(scripted: ModelOf) -> ModelOf:
     return lambda *args, **options: dataclasses.replace(scripted(*args, **options), context=CONTEXT)
 
 
+@dataclass(frozen=True)
+class Visitor:
+    """Somebody at the page, who reads its language. Things are found by the names that a screen reader says."""
+
+    page: Page
+    words: Words
+    address: str
+    inside: Locator | None = None  # the one part of the page that is looked at
+
+    def go(self, path: str) -> None:
+        """Open an address of the same server."""
+        self.page.goto(self.address + path)
+
+    def within(self, part: Locator) -> Visitor:
+        """Somebody who looks at a part of the page alone."""
+        return dataclasses.replace(self, inside=part)
+
+    @property
+    def dialog(self) -> Visitor:
+        """Somebody who looks at the open dialog."""
+        return self.within(self.page.get_by_role("dialog"))
+
+    @property
+    def sight(self) -> Page | Locator:
+        """What is looked at."""
+        return self.page if self.inside is None else self.inside
+
+    def button(self, name: str) -> Locator:
+        """The buttons of a name."""
+        return self.sight.get_by_role("button", name=name, exact=True)
+
+    def press(self, name: str) -> None:
+        """Press the one button of a name."""
+        self.button(name).click()
+
+    def field(self, label: str) -> Locator:
+        """The field with a label."""
+        return self.sight.get_by_label(label, exact=True)
+
+    def choose(self, menu: str | re.Pattern[str], item: str) -> None:
+        """Choose from a menu."""
+        self.sight.get_by_role("button", name=menu, exact=True).click()
+        self.page.get_by_role("menuitem", name=item, exact=True).click()
+
+    def of_account(self, item: str) -> None:
+        """Choose from the account's menu, whose button also shows the name."""
+        self.choose(re.compile(rf"{self.words.accountMenu}$"), item)
+
+    def switch(self, label: str) -> Locator:
+        """The switch of a label, whatever its hint says."""
+        return self.sight.get_by_role("switch", name=label)
+
+    @property
+    def box(self) -> Locator:
+        """Where one writes."""
+        return self.field(self.words.question)
+
+    def ask(self, text: str) -> None:
+        """Write and send."""
+        self.box.fill(text)
+        self.page.keyboard.press("Enter")
+
+    def asked(self, text: str, answer: str) -> None:
+        """Ask, and wait for that whole answer."""
+        self.ask(text)
+        expect(self.answers.last).to_have_text(answer)
+        self.finished()
+
+    @property
+    def answers(self) -> Locator:
+        """The answers that are shown."""
+        return self.page.get_by_role("article", name=self.words.assistant, exact=True).locator(".said")
+
+    @property
+    def questions(self) -> Locator:
+        """The questions that are shown."""
+        return self.page.get_by_role("article", name=self.words.you, exact=True).locator(".said")
+
+    @property
+    def listed(self) -> Locator:
+        """The conversations in the list."""
+        return self.page.get_by_role("navigation", name=self.words.conversations).get_by_role("listitem")
+
+    def finished(self) -> None:
+        """Wait until no answer is under way."""
+        expect(self.button(self.words.send)).to_be_visible()
+        expect(self.page.get_by_role("log")).to_have_attribute("aria-busy", "false")
+
+    def told(self, text: str) -> None:
+        """Wait until the page says so, to screen readers at least."""
+        expect(self.page.get_by_role("status").filter(has_text=text)).to_be_attached()
+
+    def alerted(self, text: str) -> None:
+        """Wait until the page says what went wrong."""
+        expect(self.sight.get_by_role("alert")).to_contain_text(text)
+
+    def enter(self, name: str, password: str, way: str) -> None:
+        """Fill in name and password, and press log in or sign up."""
+        self.field(self.words.name).fill(name)
+        self.field(self.words.password).fill(password)
+        self.page.locator("button[type=submit]").filter(has_text=way).click()
+
+
 @pytest.fixture
-def open_page(chromium: Chromium) -> Iterator[Open]:
-    """Open the page of a service, as a person who is signed in or as nobody.
+def visit(contexts: Contexts, words: Words) -> Iterator[Visit]:
+    """Open the page of a service, as somebody who signs up, as a browser that is signed in, or as nobody.
 
     At the end nothing went wrong in the browser and it asked nobody but our server. quiet=False where a test makes
     requests fail, which browsers report.
     """
     troubles: list[str] = []
-    contexts: list[BrowserContext] = []
+    used: list[BrowserContext] = []
 
-    def open_one(
-        service: Service, who: Browser | None = None, path: str = "/", *, quiet: bool = True, **options: Any
-    ) -> Page:
-        context = chromium.new_context(locale=options.pop("locale", "en-GB"), base_url=service.address, **options)
-        contexts.append(context)
+    def visit_one(
+        service: Service, who: Browser | str | None = None, path: str = "/", *, quiet: bool = True, **options: Any
+    ) -> Visitor:
+        context = contexts.take(**{"locale": words.locale, **options})
+        used.append(context)
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=service.address)
-        if who is not None:
-            for name, value in who.http.cookies.items():
+        browser = service.browser(who) if isinstance(who, str) else who
+        if browser is not None:
+            for name, value in browser.http.cookies.items():
                 context.add_cookies([{"name": name, "value": value, "url": service.address}])
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         watch(page, service.address, troubles, quiet)
-        page.goto(path)
-        return page
+        visitor = Visitor(page, words, service.address)
+        visitor.go(path)
+        return visitor
 
-    yield open_one
-    for context in contexts:
-        context.close()
+    yield visit_one
+    for context in used:
+        contexts.give_back(context)
     assert troubles == []
 
 
@@ -104,22 +272,3 @@ def watch(page: Page, address: str, troubles: list[str], quiet: bool = True) -> 
             troubles.append(message.text)
 
     page.on("console", on_console)
-
-
-def ask(page: Page, text: str, box: str = "Your message") -> None:
-    page.get_by_label(box).fill(text)
-    page.keyboard.press("Enter")
-
-
-def answers(page: Page, name: str = "Assistant") -> Any:
-    return page.get_by_role("article", name=name, exact=True).locator(".said")
-
-
-def questions(page: Page, name: str = "You") -> Any:
-    return page.get_by_role("article", name=name, exact=True).locator(".said")
-
-
-def finished(page: Page) -> None:
-    """Wait until no answer is under way."""
-    expect(page.get_by_role("button", name="Send")).to_be_visible()
-    expect(page.get_by_role("log")).to_have_attribute("aria-busy", "false")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.service.product.browser import Browser
-from tests.service.product.page.conftest import ModelOf, Open, answers
+from tests.service.product.page.conftest import ModelOf, Visit
 
 FOLDER = os.environ.get("CHATWRIGHT_PICTURES")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="makes pictures where CHATWRIGHT_PICTURES says")
@@ -61,7 +61,7 @@ def converse(person: Browser, *texts: str) -> str:
     return conversation
 
 
-def test_pictures(product, saying: ModelOf, open_page: Open):
+def test_pictures(product, saying: ModelOf, visit: Visit):
     model = saying(lambda prompt: next((said for asked, said in reversed(SAID.items()) if asked in prompt), "Gladly."))
     service = product(model)
     service.set(comparisons=True, user_keys=True)
@@ -82,10 +82,9 @@ def test_pictures(product, saying: ModelOf, open_page: Open):
             assert said
 
     def picture(name: str, who: Browser | None, path: str, ready: str, **options: object) -> None:
-        page = open_page(service, who, path, **{"viewport": DESKTOP, **options})
+        page = visit(service, who, path, **{"viewport": DESKTOP, **options}).page
         expect(page.get_by_text(ready).first).to_be_visible()
         if "/c/" in path:
-            expect(answers(page, "助手" if options.get("locale") else "Assistant").first).to_be_visible()
             expect(page.locator(".katex-html").first).to_be_visible()
         page.wait_for_timeout(300)  # fonts
         page.screenshot(path=Path(FOLDER or "") / f"{name}.png")
@@ -100,9 +99,8 @@ def test_pictures(product, saying: ModelOf, open_page: Open):
     picture("settings", ada, "/settings", "Custom instructions")
     picture("admin", root, "/admin", "Tokens per second")
     picture("admin-feedback", root, "/admin/feedback", "Say why, too.")
-    page = open_page(service, ada, "/", viewport=DESKTOP)
-    page.get_by_role("button", name="Compare two answers").click()
-    page.get_by_label("Your message").fill("How do I reverse a linked list in Python?")
-    page.keyboard.press("Enter")
-    expect(page.get_by_text("Which do you prefer?")).to_be_visible()
-    page.screenshot(path=Path(FOLDER or "") / "compare.png")
+    comparing = visit(service, ada, viewport=DESKTOP)
+    comparing.press(comparing.words.compareTwo)
+    comparing.ask("How do I reverse a linked list in Python?")
+    expect(comparing.page.get_by_text(comparing.words.which)).to_be_visible()
+    comparing.page.screenshot(path=Path(FOLDER or "") / "compare.png")

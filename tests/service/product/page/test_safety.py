@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.service.product.page.conftest import ModelOf, Open, answers, ask, finished, questions
+from tests.service.product.page.conftest import ModelOf, Visit
 
 MARK = "window.owned=1"
 FOREIGN = "https://evil.example"
@@ -68,78 +68,96 @@ def unharmed(page: Page) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 3], ids=["a token at a time", "three tokens at a time"])
-def test_what_a_model_says_is_never_markup(piece: int, product, saying: ModelOf, open_page: Open):
+def test_what_a_model_says_is_never_markup(piece: int, product, saying: ModelOf, visit: Visit):
     model = saying("\n\n".join(CORPUS), delay=0.0002 * piece)
-    page = open_page(service := product(model), service.browser("ada"))
-    ask(page, "Attack.")
-    finished(page)
-    expect(answers(page)).to_contain_text("reversed")
-    unharmed(page)
-    for link in page.locator(".answer .said a").all():
+    ada = visit(product(model), "ada")
+    ada.ask("Attack.")
+    ada.finished()
+    expect(ada.answers).to_contain_text("reversed")
+    unharmed(ada.page)
+    for link in ada.page.locator(".answer .said a").all():
         link.dispatch_event("mouseover")
         link.dispatch_event("focus")
-    unharmed(page)
+    unharmed(ada.page)
 
 
-def test_each_attack_alone_in_an_answer(product, saying: ModelOf, open_page: Open):
+def test_each_attack_alone_in_an_answer(product, saying: ModelOf, visit: Visit):
     said = iter(CORPUS)
     service = product(saying(lambda _: next(said)))
-    ada = service.browser("ada")
-    conversation = ada.conversation(title="All of them")
-    root = ada.ask(conversation, "Attack.")
+    browser = service.browser("ada")
+    conversation = browser.conversation(title="All of them")
+    root = browser.ask(conversation, "Attack.")
     for _ in CORPUS[1:]:
-        [again] = ada.ok("POST", f"/conversations/{conversation}/messages/{root['id']}/regenerate")["answers"]
-        ada.end_of(again)
-    page = open_page(service, ada, f"/c/{conversation}")
+        [again] = browser.ok("POST", f"/conversations/{conversation}/messages/{root['id']}/regenerate")["answers"]
+        browser.end_of(again)
+    ada = visit(service, browser, f"/c/{conversation}")
     for left in range(len(CORPUS) - 1, -1, -1):
-        expect(page.get_by_role("group", name=f"Version {left + 1} of {len(CORPUS)}")).to_be_visible()
-        unharmed(page)
+        expect(ada.page.get_by_role("group", name=ada.words.version(left + 1, len(CORPUS)))).to_be_visible()
+        unharmed(ada.page)
         if left:
-            page.get_by_role("button", name="Previous version").click()
+            ada.press(ada.words.previous)
 
 
-def test_what_people_write_is_never_markup(product, saying: ModelOf, open_page: Open):
+def test_what_people_write_is_never_markup(product, saying: ModelOf, visit: Visit):
     service = product(saying("Yes."))
-    ada, root = service.browser("ada"), service.admin()
-    ada.ok("PATCH", "/account", {"settings": {"instructions": "\n".join(CORPUS)[:4000]}, "consent": True})
+    browser, root = service.browser("ada"), service.admin()
+    browser.ok("PATCH", "/account", {"settings": {"instructions": "\n".join(CORPUS)[:4000]}, "consent": True})
     hostile = f"<img src=x onerror={MARK}>"
     for attack in (hostile, f"<script>{MARK}</script>", f"[x](javascript:{MARK})"):
-        conversation = ada.conversation()
-        answer = ada.ask(conversation, attack)
-        ada.ok("PATCH", f"/conversations/{conversation}", {"title": attack})
+        conversation = browser.conversation()
+        answer = browser.ask(conversation, attack)
+        browser.ok("PATCH", f"/conversations/{conversation}", {"title": attack})
         path = f"/conversations/{conversation}/messages/{answer['id']}/feedback"
-        ada.ok("PUT", path, {"vote": "down", "tags": ["wrong"], "text": attack})
-    shared = ada.ok("POST", f"/conversations/{conversation}/share", {})["path"]
+        browser.ok("PUT", path, {"vote": "down", "tags": ["wrong"], "text": attack})
+    shared = browser.ok("POST", f"/conversations/{conversation}/share", {})["path"]
     root.ok("POST", "/admin/keys", {"name": hostile, "scopes": ["chat"]})
-    page = open_page(service, ada, f"/c/{conversation}")
-    expect(questions(page)).to_have_text(attack)
-    page.get_by_role("searchbox", name="Search conversations").fill("img")
-    expect(page.get_by_role("navigation").get_by_role("link", name=hostile)).to_have_count(1)
-    unharmed(page)
-    page.goto("/settings")
-    expect(page.get_by_label("Custom instructions")).to_have_value(re.compile("<script>"))
-    unharmed(page)
-    reader = open_page(service, None, shared)
-    expect(questions(reader)).to_have_text(attack)
-    unharmed(reader)
-    desk = open_page(service, root, "/admin/feedback")
-    expect(desk.get_by_role("row").filter(has_text=hostile)).to_have_count(1)
-    unharmed(desk)
+    ada = visit(service, browser, f"/c/{conversation}")
+    expect(ada.questions).to_have_text(attack)
+    ada.page.get_by_role("searchbox", name=ada.words.search).fill("img")
+    expect(ada.listed.get_by_role("link", name=hostile)).to_have_count(1)
+    unharmed(ada.page)
+    ada.go("/settings")
+    expect(ada.field(ada.words.instructions)).to_have_value(re.compile("<script>"))
+    unharmed(ada.page)
+    reader = visit(service, None, shared)
+    expect(reader.questions).to_have_text(attack)
+    unharmed(reader.page)
+    desk = visit(service, root, "/admin/feedback")
+    expect(desk.page.get_by_role("row").filter(has_text=hostile)).to_have_count(1)
+    unharmed(desk.page)
     for place, text in (("keys", hostile), ("audit", "key_created"), (f"conversations/{conversation}", attack)):
-        desk.goto(f"/admin/{place}")
-        expect(desk.get_by_role("main").get_by_text(text).last).to_be_visible()
-        unharmed(desk)
+        desk.go(f"/admin/{place}")
+        expect(desk.page.get_by_role("main").get_by_text(text).last).to_be_visible()
+        unharmed(desk.page)
 
 
-def test_the_page_s_own_addresses_carry_nothing_in(product, saying: ModelOf, open_page: Open):
+def test_what_is_said_of_a_comparison_is_never_markup(product, saying: ModelOf, visit: Visit):
     service = product(saying("Yes."))
-    page = open_page(service, service.browser("ada"), quiet=False)
+    service.set(comparisons=True)
+    browser = service.browser("ada")
+    conversation = browser.conversation()
+    turn = browser.send(conversation, "Which?", compare=True)
+    for answer in turn["answers"]:
+        browser.end_of(answer)
+    hostile = f"<img src=x onerror={MARK}>"
+    path = f"/conversations/{conversation}/comparisons/{turn['comparison']['id']}"
+    browser.ok("PUT", path, {"choice": "a", "text": hostile})
+    ada = visit(service, browser, f"/c/{conversation}")
+    expect(ada.page.get_by_text(ada.words.preferred(ada.words.answerA))).to_contain_text(hostile)
+    unharmed(ada.page)
+    desk = visit(service, service.admin(), "/admin/comparisons")
+    expect(desk.page.get_by_role("row").filter(has_text=hostile)).to_have_count(1)
+    unharmed(desk.page)
+
+
+def test_the_page_s_own_addresses_carry_nothing_in(product, saying: ModelOf, visit: Visit):
+    ada = visit(product(saying("Yes.")), "ada", quiet=False)
     for path in (
         f"/c/%3Cimg src=x onerror={MARK}%3E",
         f"/share/%3Cscript%3E{MARK}",
         f"/admin/x?q=<svg onload={MARK}>",
         "/c/%E0%A4%A",
     ):
-        page.goto(path)
-        expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
-        unharmed(page)
+        ada.go(path)
+        expect(ada.page.get_by_role("heading", name=ada.words.notFound)).to_be_visible()
+        unharmed(ada.page)

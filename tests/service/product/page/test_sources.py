@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.service.product.page.words import Words, read
 
 ROOT = Path(__file__).parents[4]
 WEB = ROOT / "web"
@@ -32,6 +35,22 @@ def test_types_and_tests_of_the_page_hold(build_page: ModuleType, script: str):
     npm, environment = build_page.find_npm()
     done = subprocess.run([*npm, "run", script], cwd=WEB, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_documentation_names_every_story_and_no_other():
+    told = re.findall(r"`(test_\w+\.py::test_\w+)`", (ROOT / "docs" / "web.md").read_text(encoding="utf-8"))
+    story = re.compile(r"^@(?:in_both|everywhere)\ndef (test_\w+)", re.MULTILINE)
+    files = {path.name: path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py")}
+    stories = {f"{file}::{name}" for file, source in files.items() for name in story.findall(source)}
+    assert set(told) == stories
+
+
+def test_the_words_are_read_whole():
+    english, chinese = read("en"), read("zh")
+    keys = re.findall(r"^  (\w+): ", (WEB / "src" / "words" / "en.ts").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(english) == set(chinese) == set(keys)
+    assert Words("en").version(1, 2) == "Version 1 of 2"
+    assert Words("zh").optionsFor("x") == "“x”的选项"
 
 
 def test_the_lock_file_names_versions_and_no_registry():
