@@ -38,6 +38,8 @@ export function ConversationsProvider({ children }: { children: ReactNode }) {
   const [search, setSearch] = useState("");
   const [archived, setArchived] = useState(false);
   const asked = useRef(0);
+  const shown = useRef(archived); // for `note`, which may be called long after it was taken
+  shown.current = archived;
 
   const read = useCallback(
     async (from: string | null) => {
@@ -83,11 +85,11 @@ export function ConversationsProvider({ children }: { children: ReactNode }) {
       setItems((before) => {
         const known = before.find((item) => item.id === id);
         const others = before.filter((item) => item.id !== id);
-        if (!fresh || fresh.archived !== archived) return others;
+        if (!fresh || fresh.archived !== shown.current) return others;
         const item = { ...known, ...fresh };
         return known?.updated_at === fresh.updated_at ? before.map((one) => (one.id === id ? item : one)) : [item, ...others];
       }),
-    [archived],
+    [],
   );
 
   const list = useMemo<List>(

@@ -24,7 +24,6 @@ export interface Draft {
 
 const NO_DRAFT: Draft = { settings: {}, consent: null };
 const TITLE_AFTER = [1500, 5000, 12000]; // milliseconds after the first answer: when to look whether the model made a title
-const FIRST_TURN = 3; // messages: a question and one or two answers
 
 /** A key that nobody else makes. (`crypto.randomUUID` is missing on plain http.) */
 function uniqueKey(): string {
@@ -85,16 +84,6 @@ export function useConversation(id: string | null) {
   useEffect(() => {
     if (!runningKey || !conversationId) return;
     const followed = held.current?.messages.filter((message) => runningKey.split(",").includes(message.id)) ?? [];
-    const title = held.current?.title;
-    const first = (held.current?.messages.length ?? 0) <= FIRST_TURN;
-    const timers: ReturnType<typeof setTimeout>[] = [];
-    const askTitle = async () => {
-      const fresh = await server.readConversation(conversationId).catch(() => null);
-      if (!fresh || fresh.title === title) return;
-      note(conversationId, fresh);
-      if (held.current?.id === conversationId) happen({ type: "edited", conversation: { title: fresh.title } });
-      timers.forEach(clearTimeout);
-    };
     const deleted = () => {
       note(conversationId, null);
       if (held.current?.id !== conversationId) return;
@@ -114,18 +103,33 @@ export function useConversation(id: string | null) {
         onEvent: (event) => {
           happen({ type: "heard", id: message.id, event });
           if (event.kind === "gone") deleted();
-          if (event.kind !== "end") return;
-          note(conversationId, event.conversation);
-          if (first) timers.push(...TITLE_AFTER.map((wait) => setTimeout(() => void askTitle(), wait)));
+          if (event.kind === "end") note(conversationId, event.conversation);
         },
       }),
     );
     return () => leave.forEach((stop) => stop());
   }, [runningKey, conversationId, note]);
 
+  const begun = useRef<string | null>(null); // the conversation whose first question was asked here
+  const count = conversation?.messages.length ?? 0; // a quick answer is done before it was seen to run
+  useEffect(() => {
+    if (conversationId === null || runningKey || begun.current !== conversationId) return;
+    begun.current = null;
+    const title = held.current?.title;
+    const askTitle = async () => {
+      const fresh = await server.readConversation(conversationId).catch(() => null);
+      if (!fresh || fresh.title === title) return;
+      note(conversationId, fresh);
+      if (held.current?.id === conversationId) happen({ type: "edited", conversation: { title: fresh.title } });
+      timers.forEach(clearTimeout);
+    };
+    const timers = TITLE_AFTER.map((wait) => setTimeout(() => void askTitle(), wait));
+  }, [conversationId, runningKey, count, note]);
+
   /** The server began answers. */
   const turned = useCallback(
     (turn: Turn) => {
+      if (!held.current?.messages.length) begun.current = turn.conversation.id;
       happen({ type: "turned", turn });
       note(turn.conversation.id, turn.conversation);
     },

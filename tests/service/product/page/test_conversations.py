@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
+from tests.service.product.browser import wait_until
 from tests.service.product.page.conftest import ModelOf, Visit, in_both
 
 ANSWER = "The capital of Japan is Tokyo."
@@ -15,11 +16,24 @@ QUESTION = "What is the capital of Japan?"
 @in_both
 def test_a_title_is_made_by_the_model_after_the_first_answer(product, saying: ModelOf, visit: Visit):
     service = product(saying(lambda prompt: "Capitals of Asia" if "title" in prompt else ANSWER), model_titles=True)
-    ada = visit(service, "ada")
+    browser = service.browser("ada")
+    ada = visit(service, browser)
+    titled = ada.listed.get_by_role("link", name="Capitals of Asia")
     ada.asked(QUESTION, ANSWER)
-    expect(ada.listed.get_by_role("link", name="Capitals of Asia")).to_be_visible()
+    expect(titled).to_be_visible()
     expect(ada.page.get_by_role("heading", level=1)).to_have_text("Capitals of Asia")
     expect(ada.page).to_have_title(re.compile("Capitals of Asia"))
+
+    def late(route: Route) -> None:
+        """The server tells of the question when its answer is done."""
+        route.fetch()
+        wait_until(lambda: not any(one["running"] for one in browser.ok("GET", "/conversations")["items"]))
+        route.continue_()  # under the same key: asked once
+
+    ada.page.route("**/messages", late)
+    ada.press(ada.words.newChat)
+    ada.asked(QUESTION, ANSWER)
+    expect(titled).to_have_count(2)
 
 
 @in_both
