@@ -53,7 +53,7 @@ def postgres() -> Iterator[str]:
             time.sleep(0.05)
         yield address
     finally:
-        server.send_signal(signal.SIGQUIT)  # it ends without waiting for its clients, and writes nothing any more
+        server.send_signal(signal.SIGINT)  # it ends without waiting for its clients
         server.wait()
         shutil.rmtree(folder)
 
