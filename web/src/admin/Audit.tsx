@@ -5,6 +5,7 @@ import { useListed } from "./useListed";
 
 const ACTIONS = [
   "login_failed",
+  "signup_refused",
   "account_created",
   "account_deleted",
   "password_changed",

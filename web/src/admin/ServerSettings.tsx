@@ -45,6 +45,7 @@ export function ServerSettings() {
       <Switch label={words.consentDefault} checked={settings.consent_default} onChange={(consent_default) => change({ consent_default })} />
       <Switch label={words.userKeys} checked={settings.user_keys} onChange={(user_keys) => change({ user_keys })} />
       <Switch label={words.modelTitles} checked={settings.model_titles} onChange={(model_titles) => change({ model_titles })} />
+      <Switch label={words.moderateApi} checked={settings.moderate_api} onChange={(moderate_api) => change({ moderate_api })} />
       <Switch label={words.comparisonsOn} checked={settings.comparisons} onChange={(comparisons) => change({ comparisons })} />
       {number(words.comparisonShare, settings.comparison_share, [0, 1, 0.01], (comparison_share) => change({ comparison_share }))}
       {number(words.perUser, settings.export_per_user, [1, 1_000_000, 1], (export_per_user) => change({ export_per_user }))}

@@ -240,6 +240,7 @@ export interface AdminSettings {
   comparison_share: number;
   consent_default: boolean;
   model_titles: boolean;
+  moderate_api: boolean;
   user_keys: boolean;
   export_per_user: number;
   retention_guest_days: number;

@@ -348,6 +348,7 @@ export const en = {
   comparisonShare: "Share of questions that get two answers unasked (0 to 1)",
   consentDefault: "New accounts consent to improving the model",
   modelTitles: "The model writes the titles of conversations",
+  moderateApi: "Moderate questions and answers of API keys",
   userKeys: "Users may make API keys",
   retention: "Days that guests' data is kept",
   rates: "Rate limits",

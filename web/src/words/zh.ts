@@ -337,6 +337,7 @@ export const zh: Words = {
   comparisonShare: "自动给出两个回答的提问比例（0 到 1）",
   consentDefault: "新账号默认同意改进模型",
   modelTitles: "由模型撰写对话标题",
+  moderateApi: "审核通过 API 密钥提出的问题和回答",
   userKeys: "用户可以创建 API 密钥",
   retention: "游客数据保留天数",
   rates: "速率限制",
