@@ -60,7 +60,7 @@ def run(config: MatchConfig, inputs: Inputs, out: Path) -> Headline:
     """Compare ``policy`` with ``previous`` and with ``sft``; every answer is written to answers.jsonl."""
     device = prepare()
     models: dict[Path, tuple[Decoder, Tokenizer]] = {}
-    for folder in {inputs[part] for part in PLAYERS}:  # in the first round, the round before is SFT
+    for folder in dict.fromkeys(inputs[part] for part in PLAYERS):  # in the first round, the round before is SFT
         model, tokenizer = load_model(folder)
         models[folder] = model.to(device).eval(), tokenizer
     path = inputs["conversations"] / "prompts_heldout.jsonl"

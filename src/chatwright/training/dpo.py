@@ -33,7 +33,7 @@ from chatwright.training.optim import OptimConfig, build_optimizers
 from chatwright.training.order import Shuffled
 from chatwright.training.parallel import Layout
 from chatwright.training.ppo.rollout import collate, in_groups, response_logprobs
-from chatwright.training.rankings import fitted, preferences, ranks_of
+from chatwright.training.rankings import fitted, groups_of, in_step, preferences, ranks_of
 from chatwright.training.reward import pair_accuracy
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.schedules import ScheduleConfig
@@ -273,28 +273,12 @@ def _each(
 def _turns(items: Sequence[Choices], most: int, layout: Layout) -> Iterator[tuple[list[int], int, bool]]:
     """Part by part: the numbers of this process's items, the most answers that any process has, whether it counts.
 
-    Each process has its share of the items. Processes that exchange weights must make equally many passes: one that has
-    fewer parts than another goes through its first items again, for nothing.
+    Each process has its share of the items (see `in_step`).
     """
-    numbers = range(len(items))
-    shares = [list(_groups(items, numbers[rank :: layout.ranks] or numbers[:1], most)) for rank in range(layout.ranks)]
-    for part in range(max(map(len, shares))):
-        at_once = [groups[part] if part < len(groups) else groups[0] for groups in shares]
-        answers = max(sum(len(items[i].ranks) for i in group) for group in at_once)
-        yield at_once[layout.rank], answers, layout.rank < len(items) and part < len(shares[layout.rank])
-
-
-def _groups(items: Sequence[Choices], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
-    """The numbered items in groups with at most ``most`` answers, or of one item that has more."""
-    group: list[int] = []
-    held = 0
-    for i in numbers:
-        if group and held + len(items[i].ranks) > most:
-            yield group
-            group, held = [], 0
-        group.append(i)
-        held += len(items[i].ranks)
-    yield group
+    numbers, sizes = range(len(items)), [len(item.ranks) for item in items]
+    shares = [groups_of(numbers[rank :: layout.ranks] or numbers[:1], sizes, most) for rank in range(layout.ranks)]
+    for at_once, counts in in_step(shares, layout, len(items)):
+        yield at_once[layout.rank], max(sum(sizes[i] for i in group) for group in at_once), counts
 
 
 def _of_rank(moved: Sequence[Tensor], items: Sequence[Choices], *, best: bool) -> float:

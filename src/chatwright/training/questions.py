@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from chatwright.errors import UserError
-from chatwright.records import Question
+from chatwright.records import Message, Question
 from chatwright.stage import say
 from chatwright.storage import read_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
@@ -33,10 +34,15 @@ def read_questions(path: Path, tokenizer: Tokenizer, context: int, most: int | N
 
 def _shortened(tokenizer: Tokenizer, question: Question, most: int) -> Question | None:
     """The question as it is, or with its system message and its last turns, or None where the last one is too long."""
-    system = [message for message in question.messages if message.role == "system"]
-    turns = question.messages[len(system) :]
-    for first in range(0, len(turns), 2):
-        messages = [*system, *turns[first:]]
+    for messages in shorter(question.messages):
         if len(render(tokenizer, messages, generation_prompt=True)) <= most:
-            return question if first == 0 else question.model_copy(update={"messages": messages})
+            return question.model_copy(update={"messages": messages})
     return None
+
+
+def shorter(prompt: Sequence[Message]) -> Iterator[list[Message]]:
+    """A prompt, then without its first exchange, and so on to its last question alone; its system message stays."""
+    system = [message for message in prompt if message.role == "system"]
+    turns = prompt[len(system) :]
+    for first in range(0, len(turns), 2):
+        yield [*system, *turns[first:]]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,10 +18,13 @@ from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.training.loop import Part
 from chatwright.training.objectives import better_pairs, ranking_loss
 from chatwright.training.parallel import Layout
+from chatwright.training.questions import shorter
 from chatwright.training.runtime import Precision, autocast
 from chatwright.training.sft import example
 
 ROWS = 32  # rows side by side in one forward pass
+
+GroupT = TypeVar("GroupT")
 
 # Sequences that begin alike, laid out as one row: what they share once, then the rest of each.
 Row = Sequence[list[int]]
@@ -48,17 +52,12 @@ def fitted(
     Where they do not, the prompt's first exchanges are left out, as many as it takes: a turn is there whole or not at
     all, and so are the template's tokens.
     """
-    prompt: Sequence[Message] = comparison.prompt
-    while True:
+    for prompt in shorter(comparison.prompt):
         talks = [[*prompt, Message(role="assistant", content=answer)] for answer in comparison.answers]
         answers = [example(tokenizer, talk).ids for talk in talks]
         if max(map(len, answers)) <= context:
             return prompt, answers
-        system = [message for message in prompt if message.role == "system"]
-        turns = prompt[len(system) :]
-        if len(turns) == 1:
-            return None
-        prompt = [*system, *turns[2:]]
+    return None
 
 
 def preferences(comparison: Comparison) -> list[float]:
@@ -154,7 +153,7 @@ def score_each(
     """The score of each answer to each prompt; about ``micro_batch`` answers of prompts of like length at a time."""
     order = sorted(range(len(answers)), key=lambda i: row_length(answers[i]))
     scores: dict[int, list[float]] = {}
-    for group in _groups(order, [len(row) for row in answers], micro_batch):
+    for group in groups_of(order, [len(row) for row in answers], micro_batch):
         rows = [answers[i] for i in group]
         with autocast(precision, model.bias.device):
             found = iter(row_scores(model, rows, pad).tolist())
@@ -172,16 +171,12 @@ def ranking_parts(
 ) -> Iterator[Part]:
     """The mean ranking loss over prompts, in parts of whole prompts with about ``micro_batch`` answers at most.
 
-    Each process has its share of the prompts. Where one has fewer parts or passes than another it goes through its
-    first ones again, for nothing: processes that exchange weights must make equally many passes.
+    Each process has its share of the prompts (see `in_step`), and makes as many passes in a part as any.
     """
     pairs = sum(int(better_pairs(*ranks_of([r.ranks])).sum()) for r in rankings)
     shares = [_parts(rankings[rank :: layout.ranks] or rankings[:1], micro_batch) for rank in range(layout.ranks)]
-    own = rankings[layout.rank :: layout.ranks]
-    for number in range(max(len(groups) for groups in shares)):
-        at_once = [groups[number] if number < len(groups) else groups[0] for groups in shares]
+    for at_once, counts in in_step(shares, layout, len(rankings)):
         group = at_once[layout.rank]
-        counts = 1.0 if own and number < len(shares[layout.rank]) else 0.0
         rows = [laid_out(model, [item.answers for item in items]) for items in at_once]
         passes = max(math.ceil(len(ones) / ROWS) for ones in rows)
         ranks_BK, valid_BK = (tensor.to(model.bias.device) for tensor in ranks_of([item.ranks for item in group]))
@@ -199,13 +194,25 @@ def _parts(rankings: Sequence[Ranking], most: int) -> list[list[Ranking]]:
     """Rankings of like length together, so that little is padded, with at most ``most`` answers in a group."""
     ordered = sorted(rankings, key=lambda item: row_length(item.answers))
     sizes = [len(item.ranks) for item in ordered]
-    return [[ordered[i] for i in group] for group in _groups(range(len(ordered)), sizes, most)]
+    return [[ordered[i] for i in group] for group in groups_of(range(len(ordered)), sizes, most)]
 
 
-def _groups(items: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
+def in_step(shares: Sequence[Sequence[GroupT]], layout: Layout, count: int) -> Iterator[tuple[list[GroupT], bool]]:
+    """Part by part: the group of each process, and whether this process's counts.
+
+    shares: each process's groups, of ``count`` items dealt out in turn, or the first item where there is none for it.
+    Processes that exchange weights must make equally many passes: one that has fewer groups than another goes through
+    its first one again, for nothing.
+    """
+    own = len(shares[layout.rank]) if layout.rank < count else 0
+    for part in range(max(map(len, shares))):
+        yield [groups[part] if part < len(groups) else groups[0] for groups in shares], part < own
+
+
+def groups_of(items: Sequence[int], sizes: Sequence[int], most: int) -> list[list[int]]:
     """Items in their order, cut so that the sizes of a group's add up to at most ``most``, but at least one in each.
 
-    >>> _groups([0, 2, 1], [4, 9, 3], most=7)
+    >>> groups_of([0, 2, 1], [4, 9, 3], most=7)
     [[0, 2], [1]]
     """
     groups: list[list[int]] = []
