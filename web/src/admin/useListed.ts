@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 import type { Listed } from "../api/types";
 
 type Filters = Record<string, string>;
@@ -12,19 +12,27 @@ export function useListed<Found extends Listed<unknown>>(read: Read<Found>, init
   const [page, setPage] = useState(1);
   const [found, setFound] = useState<Found | null>(null);
   const [failure, setFailure] = useState<unknown>(null);
+  const wanted = useRef({ filters, page });
+  wanted.current = { filters, page };
+  const newest = useRef(0);
+  // What is wanted when it is asked, and of several answers under way the last that was asked for.
   const refresh = useCallback(async () => {
+    const turn = ++newest.current;
+    const { filters, page } = wanted.current;
     try {
-      setFound(await read({ ...filters, page, limit: 50 }));
+      const fresh = await read({ ...filters, page, limit: 50 });
+      if (turn !== newest.current) return;
+      setFound(fresh);
       setFailure(null);
     } catch (error) {
-      setFailure(error);
+      if (turn === newest.current) setFailure(error);
     }
-  }, [read, filters, page]);
+  }, [read]);
   useEffect(() => {
     const timer = setTimeout(() => void refresh(), found ? TYPING : 0);
     return () => clearTimeout(timer);
     // `found` alone is no reason to read again.
-  }, [refresh]);
+  }, [refresh, filters, page]);
   const setFilter = (name: string, value: string) => {
     put((before) => ({ ...before, [name]: value }));
     setPage(1);
