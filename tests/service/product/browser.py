@@ -109,6 +109,22 @@ class Browser:
         """A conversation."""
         return self.ok("GET", f"/conversations/{conversation}")
 
+    def belongings(self) -> dict[str, str]:
+        """What stands in the addresses of what is the person's: a conversation with a comparison, shared, and a key."""
+        turn = self.send(self.conversation(), "What is the capital of Japan?", compare=True)
+        for answer in turn["answers"]:
+            self.end_of(answer)
+        id = turn["conversation"]["id"]
+        return {
+            "conversation_id": id,
+            "message_id": turn["answers"][0]["id"],
+            "comparison_id": turn["comparison"]["id"],
+            "key_id": self.ok("POST", "/keys", {"name": "k", "scopes": ["chat"]})["key"]["id"],
+            "user_id": self.session["user"]["id"],
+            "token": self.ok("POST", f"/conversations/{id}/share", {})["token"],
+            "kind": "feedback",
+        }
+
     def send(self, conversation: str, content: str, parent: str | None = None, **more: Any) -> dict[str, Any]:
         """Ask; the turn, whose answer is under way."""
         body = {"content": content, "parent_id": parent, **more}

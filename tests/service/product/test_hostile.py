@@ -58,19 +58,7 @@ def test_whatever_the_description_allows_or_forbids_is_answered_without_a_failur
     torch.set_flush_denormal(False)  # hypothesis wants the smallest numbers, which our kernels round to 0
     service.set(comparisons=True, user_keys=True)
     root, stranger = service.admin(), service.browser()
-    turn = root.send(root.conversation(), "Which?", compare=True)
-    for answer in turn["answers"]:
-        root.end_of(answer)
-    id = turn["conversation"]["id"]
-    real = {
-        "conversation_id": id,
-        "message_id": turn["answers"][0]["id"],
-        "comparison_id": turn["comparison"]["id"],
-        "user_id": service.browser("anna").session["user"]["id"],
-        "key_id": root.ok("POST", "/keys", {"name": "k", "scopes": ["chat"]})["key"]["id"],
-        "token": root.ok("POST", f"/conversations/{id}/share", {})["token"],
-        "kind": "feedback",
-    }
+    real = {**root.belongings(), "user_id": service.browser("anna").session["user"]["id"]}
     quick = settings(
         max_examples=EXAMPLES,
         deadline=None,

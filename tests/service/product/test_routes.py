@@ -69,20 +69,7 @@ def things(product: Callable[..., Service], scripted: Callable) -> tuple[Service
     service = product(scripted("The capital of Japan is Tokyo."))
     service.set(comparisons=True, user_keys=True)
     anna = service.browser("anna")
-    turn = anna.send(anna.conversation(), "What is the capital of Japan?", compare=True)
-    for answer in turn["answers"]:
-        anna.end_of(answer)
-    id = turn["conversation"]["id"]
-    ids = {
-        "conversation_id": id,
-        "message_id": turn["answers"][0]["id"],
-        "comparison_id": turn["comparison"]["id"],
-        "key_id": anna.ok("POST", "/keys", {"name": "k", "scopes": ["chat"]})["key"]["id"],
-        "user_id": anna.session["user"]["id"],
-        "token": anna.ok("POST", f"/conversations/{id}/share", {})["token"],
-        "kind": "feedback",
-    }
-    return service, ids
+    return service, anna.belongings()
 
 
 @on_sqlite

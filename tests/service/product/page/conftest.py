@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Locator, Page, expect, sync_playwright
@@ -272,3 +273,26 @@ def watch(page: Page, address: str, troubles: list[str], quiet: bool = True) -> 
             troubles.append(message.text)
 
     page.on("console", on_console)
+
+
+def a_key_works_until_it_is_revoked(who: Visitor) -> None:
+    """Somebody who is where keys are makes one, which is shown once, uses it, and takes it back."""
+    words = who.words
+    who.press(words.newKey)
+    who.field(words.keyName).fill("laptop")
+    who.press(words.createKey)
+    secret = who.field(words.secret)
+    expect(secret).to_have_value(re.compile("^cw-"))
+    asked = {
+        "url": f"{who.address}/v1/chat/completions",
+        "json": {"model": "atlas", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]},
+        "headers": {"Authorization": f"Bearer {secret.input_value()}"},
+    }
+    assert httpx.post(**asked).is_success
+    who.page.reload()
+    expect(who.page.get_by_text("laptop")).to_be_visible()
+    expect(secret).to_have_count(0)
+    who.press(words.revoke)
+    who.dialog.press(words.revoke)
+    expect(who.page.get_by_text(words.revoked, exact=True)).to_be_visible()
+    assert httpx.post(**asked).status_code == 401

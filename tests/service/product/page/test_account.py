@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import httpx
 from playwright.sync_api import expect
 
 from tests.service.product.browser import PASSWORD, Service
-from tests.service.product.page.conftest import ModelOf, Visit, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, a_key_works_until_it_is_revoked, in_both
 from tests.service.product.page.words import Words
 
 ANSWER = "The capital of Japan is Tokyo."
@@ -157,18 +156,4 @@ def test_an_own_key_is_shown_once_works_and_is_revoked(service: Service, visit: 
     expect(closed.button(words.newKey)).to_have_count(0)  # as it comes
     service.set(user_keys=True)
     ada = visit(service, browser, "/settings")
-    ada.press(words.newKey)
-    ada.field(words.keyName).fill("laptop")
-    ada.press(words.createKey)
-    secret = ada.field(words.secret)
-    expect(secret).to_have_value(re.compile("^cw-"))
-    bearer = {"Authorization": f"Bearer {secret.input_value()}"}
-    body = {"model": "atlas", "messages": [{"role": "user", "content": QUESTION}]}
-    assert httpx.post(f"{service.address}/v1/chat/completions", json=body, headers=bearer).is_success
-    ada.page.reload()
-    expect(ada.page.get_by_text("laptop")).to_be_visible()
-    expect(secret).to_have_count(0)
-    ada.press(words.revoke)
-    ada.dialog.press(words.revoke)
-    expect(ada.page.get_by_text(words.revoked, exact=True)).to_be_visible()
-    assert httpx.post(f"{service.address}/v1/chat/completions", json=body, headers=bearer).status_code == 401
+    a_key_works_until_it_is_revoked(ada)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 
-import httpx
 from playwright.sync_api import expect
 
 from tests.service.product.browser import PASSWORD, Browser, Service
-from tests.service.product.page.conftest import ModelOf, Visit, Visitor, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, Visitor, a_key_works_until_it_is_revoked, in_both
 
 ANSWER = "The capital of Japan is Tokyo."
 QUESTION = "What is the capital of Japan?"
@@ -204,22 +203,7 @@ def test_a_limit_on_requests_is_set_and_told(service: Service, visit: Visit):
 @in_both
 def test_a_key_is_shown_once_works_and_is_revoked(service: Service, visit: Visit):
     desk = visit(service, service.admin(), "/admin/keys")
-    page, words = desk.page, desk.words
-    desk.press(words.newKey)
-    desk.field(words.keyName).fill("laptop")
-    desk.press(words.createKey)
-    secret = desk.field(words.secret)
-    expect(secret).to_have_value(re.compile("^cw-"))
-    bearer = {"Authorization": f"Bearer {secret.input_value()}"}
-    body = {"model": "atlas", "messages": [{"role": "user", "content": QUESTION}]}
-    assert httpx.post(f"{service.address}/v1/chat/completions", json=body, headers=bearer).is_success
-    page.reload()
-    expect(page.get_by_text("laptop")).to_be_visible()
-    expect(secret).to_have_count(0)
-    desk.press(words.revoke)
-    desk.dialog.press(words.revoke)
-    expect(page.get_by_text(words.revoked, exact=True)).to_be_visible()
-    assert httpx.post(f"{service.address}/v1/chat/completions", json=body, headers=bearer).status_code == 401
+    a_key_works_until_it_is_revoked(desk)
 
 
 @in_both
