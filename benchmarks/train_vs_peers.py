@@ -2,6 +2,7 @@
 
     python benchmarks/train_vs_peers.py                     # both shapes, about ten minutes on two cores
     python benchmarks/train_vs_peers.py --shape small --rounds 5
+    python benchmarks/train_vs_peers.py --shape gpu --rounds 5    # GPT-2 124M at its own context, on a GPU
 
 Every side is a process of its own, started as its users start it; the peers a second time with tcmalloc, if it is
 there (Debian: libtcmalloc-minimal4). They take turns: in every round each trains a few steps while the others wait,
@@ -21,7 +22,9 @@ from pathlib import Path
 
 import torch
 
+import peers
 from measure import outcome, result
+from peers import DEVICE
 
 TCMALLOC = "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"
 
@@ -52,7 +55,9 @@ SHAPES = {
         targets={"nanogpt": 2.0, "hugging_face": 2.3, "nanogpt+tcmalloc": 1.4, "hugging_face+tcmalloc": 1.6},
     ),
     "124m": Shape(50_257, 12, 768, 12, 4, 2, targets={"nanogpt": 1.3}),
+    "gpu": Shape(50_257, 12, 768, 12, 16, 10, context=1024),
 }  # fmt: skip
+CPU_SHAPES = ("small", "124m")
 MFU_TARGET = 0.65
 SIDES = ("ours", "nanogpt", "hugging_face")
 
@@ -63,12 +68,8 @@ def worker(side: str, shape: Shape) -> None:
     rows_BT = torch.randint(0, shape.vocab, (shape.rows, shape.context + 1))
     tokens, targets = rows_BT[:, :-1].contiguous(), rows_BT[:, 1:].contiguous()
     sizes = (shape.vocab, shape.context, shape.layers, shape.width, shape.heads)
-    if side == "ours":
-        step = ours(shape)
-    else:
-        import peers
-
-        step = getattr(peers, side)(*sizes)
+    tokens, targets = tokens.to(DEVICE), targets.to(DEVICE)
+    step = ours(shape) if side == "ours" else getattr(peers, side)(*sizes)
     for line in sys.stdin:
         began = time.perf_counter()
         loss = 0.0
@@ -116,7 +117,9 @@ def ours(shape: Shape):  # type: ignore[no-untyped-def]
 
 
 def peak_mib() -> float:
-    """The peak of this process's resident set (Linux)."""
+    """The peak of this process's memory: of its tensors on a GPU, else of its resident set (Linux)."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -151,13 +154,15 @@ class Side:
         self.process.wait()
 
 
-def matmul_flops(size: int = 2048, times: int = 20) -> float:
-    """Operations a second of a bfloat16 matrix product."""
-    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
-    a @ b
+def matmul_flops(times: int = 20) -> float:
+    """Operations a second of a bfloat16 matrix product, large enough for the device."""
+    size = 8192 if DEVICE.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=DEVICE).bfloat16() for _ in range(2))
+    (a @ b)[0, 0].item()
     began = time.perf_counter()
     for _ in range(times):
-        a @ b
+        c = a @ b
+    c[0, 0].item()  # a GPU has finished them all
     return times * 2 * size**3 / (time.perf_counter() - began)
 
 
@@ -211,7 +216,7 @@ def main() -> None:
         worker(options.worker, SHAPES[options.shape])
         return
     results = [
-        line for name in ([options.shape] if options.shape else SHAPES) for line in measure(name, options.rounds)
+        line for name in ([options.shape] if options.shape else CPU_SHAPES) for line in measure(name, options.rounds)
     ]
     outcome("train_vs_peers", results)
 

@@ -29,5 +29,7 @@ def test_pairs_of_people_are_demonstrations_and_prompts_split_as_the_reward_mode
     for name, expected in (("prompts", kept), ("prompts_heldout", held)):
         found = read_jsonl(out / f"{name}.jsonl", Question)
         assert {prompt_id(question) for question in found} == {prompt_id(item) for item in expected}
+    learned = {prompt_id(talk) for talk in talks}
+    assert learned == {prompt_id(item) for item in by_prompt(load_comparisons(path).records, 0.1)[0]}
     with pytest.raises(UserError, match=r"pairs\.jsonl, line 101: chosen does not begin with"):
         stage.run(config.model_copy(update={"malformed": "refuse"}), {}, out)

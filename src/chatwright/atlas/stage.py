@@ -27,8 +27,9 @@ class ConversationsConfig(StageConfig):
     `formats.load_conversations` reads. questions: a JSONL file of questions with their gold, for the checks. prompts:
     for sampling, likewise, or in any form that `formats.load_questions` reads; a fifth is held out, of open ones by
     prompt, as the stage reward does. With own demonstrations and no such files, the sets are empty. malformed: what
-    becomes of records that cannot be read. heldout: share of demonstrations kept out of training. prompt_count: prompts
-    drawn for comparisons and rollouts. users: what is kept of own demonstrations and prompts (conversations, then) that
+    becomes of records that cannot be read. heldout: share of demonstrations kept out of training, of own ones by
+    prompt; a fifth are those of the prompts that are held out here and in the stage reward. prompt_count: prompts drawn
+    for comparisons and rollouts. users: what is kept of own demonstrations and prompts (conversations, then) that
     people sent, and the held-out ones are other users' (see `UsersConfig`).
     """
 
@@ -77,6 +78,8 @@ def run(config: ConversationsConfig, inputs: Inputs, out: Path) -> Headline:
             (measured if held_out else prompts).append(question)
     if config.demonstrations is not None and config.users is not None:
         training, kept_out = by_user(kept(talks, config.users), config.heldout)
+    elif config.demonstrations is not None:
+        training, kept_out = by_prompt(talks, config.heldout)
     else:
         kept_out = [talk for talk in talks if keyed_uniform(config.seed, "heldout", talk.id) < config.heldout]
         names = {talk.id for talk in kept_out}
@@ -98,7 +101,7 @@ def run(config: ConversationsConfig, inputs: Inputs, out: Path) -> Headline:
 
 STAGE = Stage(
     name="conversations",
-    version=3,
+    version=4,
     config=ConversationsConfig,
     inputs=(),
     run=run,

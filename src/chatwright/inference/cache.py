@@ -33,10 +33,37 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Tokens of short parts, each a row of its own: where its key and value belong, block times its size plus the
+    place in it; the blocks of its text; how much of that it sees.
+    """
+
+    at: list[int]
+    tables: list[Sequence[int]]
+    lengths: list[int]
+
+
+def rows_of(work: Sequence[Work]) -> Rows:
+    """All tokens of these parts as rows."""
+    rows = Rows([], [], [])
+    for part in work:
+        end = part.start + part.count
+        rows.at.extend(_places(part))
+        rows.tables.extend([part.sequence.blocks[: -(-end // BLOCK)]] * part.count)
+        rows.lengths.extend(range(part.start + 1, end + 1))
+    return rows
+
+
+def _places(part: Work) -> list[int]:
+    blocks = part.sequence.blocks
+    return [blocks[i // BLOCK] * BLOCK + i % BLOCK for i in range(part.start, part.start + part.count)]
+
+
+@dataclass(frozen=True)
 class Gathered:
     """A step where our kernels cannot be used: rows of one token whose blocks are copied side by side, then prompts."""
 
-    at_N: Tensor  # where each token's key and value belong: block times its size plus the place in it
+    at_N: Tensor  # see `Rows`
     tables_RJ: Tensor
     lengths_R: Tensor
     prompts: list[Prompt]
@@ -44,26 +71,21 @@ class Gathered:
     @classmethod
     def of(cls, work: Sequence[Work], device: torch.device) -> Gathered:
         """Long parts must come after all short ones."""
-        tables: list[list[int]] = []
-        lengths: list[int] = []
-        at: list[int] = []
+        short = [part for part in work if part.count <= SHORT]
+        rows = rows_of(short)
+        at = rows.at
         prompts: list[Prompt] = []
-        for part in work:
-            blocks, first, end = part.sequence.blocks, len(at), part.start + part.count
-            at += [blocks[place // BLOCK] * BLOCK + place % BLOCK for place in range(part.start, end)]
-            if part.count <= SHORT:
-                assert not prompts, "short parts come first"
-                tables += [blocks] * part.count
-                lengths += range(part.start + 1, end + 1)
-            else:
-                used = torch.tensor(blocks[: -(-end // BLOCK)], device=device)
-                prompts.append(Prompt(first, len(at), part.start, used))
-        most = -(-max(lengths, default=0) // BLOCK)
-        padded = [(table[:most] + [table[0]] * (most - len(table))) for table in tables]
+        for part in work[len(short) :]:
+            assert part.count > SHORT, "short parts come first"
+            used = part.sequence.blocks[: -(-(part.start + part.count) // BLOCK)]
+            prompts.append(Prompt(len(at), len(at) + part.count, part.start, torch.tensor(used, device=device)))
+            at += _places(part)
+        most = max((len(table) for table in rows.tables), default=0)
+        padded = [[*table, *[table[0]] * (most - len(table))] for table in rows.tables]
         return cls(
             torch.tensor(at, device=device),
-            torch.tensor(padded, dtype=torch.int32, device=device).view(len(tables), most),
-            torch.tensor(lengths, dtype=torch.int32, device=device),
+            torch.tensor(padded, device=device).view(len(padded), most),
+            torch.tensor(rows.lengths, device=device),
             prompts,
         )
 
@@ -82,6 +104,8 @@ class PagedCache:
         self._native = native.usable(torch.empty(0, dtype=dtype, device=device))
         # Without the kernels what lies behind a text's end is read and weighed with 0, so it must be a number.
         make = torch.empty if self._native else torch.zeros
+        self.spare = blocks  # a block of no text's, for what nobody reads
+        shape = (blocks if self._native else blocks + 1, *shape[1:])
         self.keys = [make(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [make(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.device = torch.device(device)
@@ -101,6 +125,10 @@ class PagedCache:
             self._step = Gathered.of(work, self.device)
         positions = [place for part in work for place in range(part.start, part.start + part.count)]
         return torch.tensor(positions, device=self.device)
+
+    def use(self, step: Gathered) -> None:
+        """Take a step as it was laid out elsewhere, where our kernels are not used."""
+        self._step = step
 
     def attend(
         self, layer: int, q_1HNE: Tensor, k_1KNE: Tensor, v_1KNE: Tensor, stride: int | None, mask: Tensor | None = None
@@ -146,7 +174,7 @@ class PagedCache:
 
     def _gather(self, buffer: Tensor, blocks_RJ: Tensor) -> Tensor:
         """The rows' blocks side by side, [R, K, J * BLOCK, E]."""
-        found = buffer[blocks_RJ[:, None].long(), self._heads_K[:, None]]
+        found = buffer[blocks_RJ[:, None], self._heads_K[:, None]]
         return found.flatten(2, 3)
 
 

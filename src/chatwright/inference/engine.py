@@ -20,12 +20,13 @@ from chatwright.inference import scheduler, speculation
 from chatwright.inference.blocks import BLOCK, BlockPool
 from chatwright.inference.cache import SHORT, PagedCache, block_bytes
 from chatwright.inference.constraint import Constraint
+from chatwright.inference.graphs import StepGraphs
 from chatwright.inference.prompts import fit
 from chatwright.inference.request import Completion, Request
 from chatwright.inference.sampling import Row, Sampling, choose
 from chatwright.inference.scheduler import Scheduler, Work
 from chatwright.inference.text import AnswerText
-from chatwright.inference.weights import Precision, pack, packed
+from chatwright.inference.weights import IN_PLACE, Precision, pack, packed
 from chatwright.model.decoder import Decoder
 from chatwright.records import Message
 from chatwright.tokenizer.bpe import Tokenizer
@@ -56,10 +57,11 @@ class Engine:
     """Answers prompts with a model. It changes neither the model's weights nor its mode.
 
     batch_size: the most requests at once. precision: of weights and products; None leaves the model's own, sharing its
-    weights. memory: bytes for keys and values. step_tokens: the most tokens of a step, so how long a prompt may hold up
-    running answers. waiting: the most requests that may wait, None for any number. drafts: the most tokens that are
-    guessed from what was said before and checked together (see `speculation`); 0 for none. prefix_cache: whether what
-    is computed for one text serves others that begin alike.
+    weights. memory: bytes for keys and values; by default 1 GiB, or a quarter of what a GPU has free. step_tokens: the
+    most tokens of a step, so how long a prompt may hold up running answers; by default 256, or 4,096 on a GPU. waiting:
+    the most requests that may wait, None for any number. drafts: the most tokens that are guessed from what was said
+    before and checked together (see `speculation`); 0 for none. prefix_cache: whether what is computed for one text
+    serves others that begin alike.
     """
 
     def __init__(
@@ -69,8 +71,8 @@ class Engine:
         batch_size: int = 64,
         *,
         precision: Precision | None = None,
-        memory: float = GIB,
-        step_tokens: int = 256,
+        memory: float | None = None,
+        step_tokens: int | None = None,
         waiting: int | None = None,
         drafts: int = 0,
         prefix_cache: bool = True,
@@ -85,10 +87,16 @@ class Engine:
         self.version = 0
         config, device = model.config, model.embedding.weight.device
         dtype = self.model.embedding.weight.dtype
+        gpu = device.type == "cuda"
+        if memory is None:
+            memory = torch.cuda.mem_get_info(device)[0] / 4 if gpu else GIB
+        if step_tokens is None:
+            step_tokens = 4096 if gpu else 256
         per_text = -(-config.context // BLOCK)
         blocks = max(1, min(batch_size * per_text, int(memory // block_bytes(config, dtype))))
         with torch.inference_mode():
             self._cache = PagedCache(config, blocks, dtype, device)
+        self._graphs = StepGraphs(self.model, self._cache) if gpu else None
         self._pool = BlockPool(blocks)
         self._scheduler = Scheduler(self._pool, batch_size, max(step_tokens, batch_size), waiting)
         self._requests: dict[scheduler.Sequence, Request] = {}
@@ -155,17 +163,23 @@ class Engine:
             self._scheduler.done(work)
             return ended + self._use(work, hidden_ND)
 
-    def refresh(self) -> None:
+    def refresh(self, model: Decoder | None = None) -> None:
         """Answer with the model's weights as they are now, after they were changed; ``version`` grows by one.
 
+        model: one like it, to take the weights of from now on; only where the engine has weights of its own.
         RuntimeError while requests are under way, since an answer is of one version, and when the model is gone.
         """
         if self.busy:
             raise RuntimeError("weights were changed while requests are under way; finish or cancel them first")
+        if model is not None:
+            assert self.precision is not None, "an engine that shares its model's weights stays with that model"
+            self._source = weakref.ref(model)
         if self.precision is not None:
             if (source := self.source) is None:
                 raise RuntimeError("the model that these weights were made from is gone; keep it to refresh them")
             pack(source, self.model, self.precision)
+            if self._graphs is not None and self.precision not in IN_PLACE:
+                self._graphs = StepGraphs(self.model, self._cache)
         self._pool.forget()
         self.version += 1
 
@@ -307,10 +321,17 @@ class Engine:
 
     def _hidden(self, work: Sequence[Work]) -> Tensor:
         """The final states of all tokens of a step, [N, D]."""
-        tokens: list[int] = []
-        for part in work:
-            known = part.sequence.tokens[part.start : part.start + part.count]
-            tokens += known + part.sequence.draft[: part.count - len(known)]
+        if self._graphs is None:
+            return self._computed(work)
+        short = [part for part in work if part.count <= SHORT]
+        states = [self._graphs.hidden(short, tokens_of(short))] if short else []
+        if len(short) < len(work):
+            states.append(self._computed(work[len(short) :]))
+        return torch.cat(states)
+
+    def _computed(self, work: Sequence[Work]) -> Tensor:
+        """`_hidden`, one operation after the other."""
+        tokens = tokens_of(work)
         positions_N = self._cache.begin(work)
         tokens_1N = torch.tensor([tokens], device=positions_N.device)
         return self.model.hidden(tokens_1N, positions_BT=positions_N[None], cache=self._cache)[0]
@@ -378,15 +399,34 @@ class Engine:
             request.finish("length")
 
 
+def tokens_of(work: Sequence[Work]) -> list[int]:
+    """The tokens of a step's parts, what is known of each before what is guessed."""
+    tokens: list[int] = []
+    for part in work:
+        known = part.sequence.tokens[part.start : part.start + part.count]
+        tokens += known + part.sequence.draft[: part.count - len(known)]
+    return tokens
+
+
 @contextmanager
 def _inference(model: Decoder) -> Iterator[None]:
-    """No autograd, no autocast and no dropout inside; the model's mode is as before outside."""
-    training = model.training
+    """No autograd, no autocast and no dropout inside; the model's mode is as before outside.
+
+    Nor PyTorch's deterministic mode on a GPU: nothing here depends on an order, each place of the cache being written
+    once, and in that mode every write copies the whole cache.
+    """
+    training, device = model.training, model.embedding.weight.device.type
+    slow = device == "cuda" and torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if training:
         model.eval()
+    if slow:
+        torch.use_deterministic_algorithms(False)
     try:
-        with torch.inference_mode(), torch.autocast(model.embedding.weight.device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(device, enabled=False):
             yield
     finally:
+        if slow:
+            torch.use_deterministic_algorithms(True, warn_only=warn_only)
         if training:
             model.train()

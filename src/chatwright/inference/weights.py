@@ -27,6 +27,7 @@ from chatwright.model.decoder import Block, Decoder
 
 Precision = Literal["float32", "bfloat16", "int8", "int8-dynamic", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int8-dynamic", "int4")
+IN_PLACE = ("float32", "bfloat16")  # precisions whose weights stay where they are on a GPU when they are packed anew
 GROUP = 32  # weights with one scale and offset in int4
 
 
@@ -69,9 +70,9 @@ def pack(model: Decoder, copy: Decoder, precision: Precision) -> None:
     head = model.embedding.weight if model.head is None else model.head.weight
     for name, module in linears.items():
         if name != "head":
-            _replace(copy, name, _linear(module.weight, module.bias, precision))
+            _renew(copy, name, module.weight, module.bias, precision)
     if copy.head is not None:
-        _replace(copy, "head", _linear(head, None, "int8" if precision == "int4" else precision))
+        _renew(copy, "head", head, None, "int8" if precision == "int4" else precision)
     if precision != "float32" and native.usable(copy.embedding.weight):
         for layer, (block, source) in enumerate(zip(copy.blocks, model.blocks, strict=True)):
             assert isinstance(source, Block)
@@ -82,9 +83,14 @@ def pack(model: Decoder, copy: Decoder, precision: Precision) -> None:
                 copy.blocks[layer] = LeanBlock(block, source)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def _renew(model: nn.Module, name: str, weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> None:
+    """Give the linear map of this name a weight, where it can in the memory of the old one."""
     parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
+    present = model.get_submodule(name)
+    if isinstance(present, Plain):
+        present.take(weight_OI, bias_O)
+    else:
+        setattr(model.get_submodule(parent), last, _linear(weight_OI, bias_O, precision))
 
 
 def _linear(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> nn.Module:
@@ -122,7 +128,13 @@ class Plain(Linear):
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
         self.weight = weight_OI.detach().clone()
-        self.bias = None if bias_O is None else bias_O.detach().to(weight_OI.dtype)
+        self.bias = None if bias_O is None else bias_O.detach().to(weight_OI.dtype, copy=True)
+
+    def take(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+        """Other values, in the same memory."""
+        self.weight.copy_(weight_OI)
+        if self.bias is not None and bias_O is not None:
+            self.bias.copy_(bias_O)
 
     def product(self, x_ND: Tensor) -> Tensor:
         return F.linear(x_ND, self.weight, self.bias)

@@ -78,7 +78,7 @@ def best_of(proxy_PN: torch.Tensor, worth_PN: torch.Tensor, n: int) -> torch.Ten
 
 class Drawn(Record):
     """n answers to the prompt of an id: their texts, what each is worth by the rewards and to the labeller, whether
-    each ended.
+    each ended. terms: each reward before it was weighed, where there are several.
     """
 
     id: str
@@ -86,6 +86,7 @@ class Drawn(Record):
     proxy: list[float]
     gold: list[float]
     ended: list[bool]
+    terms: dict[str, list[float]]
 
 
 def draw(
@@ -128,6 +129,7 @@ def _draw(config: BestOfNConfig, engine: Engine, rewards: Rewards, questions: Se
     ended_B = finished(completions)
     proxy_PN = score_or_fixed(judged.scores_B.cpu(), ended_B, config.missing_eos_score).view(-1, n)
     gold_PN = gold_scores(tokenizer, asked, completions).view(-1, n)
+    terms = {name: scores_B.view(-1, n).tolist() for name, scores_B in judged.terms.items() if len(judged.terms) > 1}
     return [
         Drawn(
             id=question.id,
@@ -135,6 +137,7 @@ def _draw(config: BestOfNConfig, engine: Engine, rewards: Rewards, questions: Se
             proxy=proxy_PN[p].tolist(),
             gold=gold_PN[p].tolist(),
             ended=ended_B.view(-1, n)[p].tolist(),
+            terms={name: scores_PN[p] for name, scores_PN in terms.items()},
         )
         for p, question in enumerate(questions)
     ]
@@ -173,12 +176,15 @@ def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
 
 
 def point(judged: Sequence[Drawn], n: int) -> dict[str, float]:
-    """What the best of n is worth on average by the rewards and by the labeller, and its KL in nats."""
-    proxy_PN, gold_PN = (torch.tensor([getattr(drawn, name) for drawn in judged]).double() for name in WORTH)
-    worth = {
-        name: best_of(proxy_PN, x_PN, n).mean().item() for name, x_PN in zip(WORTH, (proxy_PN, gold_PN), strict=True)
-    }
-    return {"n": n, "kl": best_of_n_kl(n), **worth}
+    """What the best of n is worth on average by the rewards, to the labeller, and by each of several rewards before it
+    was weighed; and its KL in nats. One of weight 0 tells whether another model agrees.
+    """
+    worth = {name: torch.tensor([getattr(drawn, name) for drawn in judged]).double() for name in WORTH}
+    for name in judged[0].terms if judged else ():
+        worth[f"reward_{name}"] = torch.tensor([drawn.terms[name] for drawn in judged]).double()
+    proxy_PN = worth["proxy"]
+    means = {name: best_of(proxy_PN, x_PN, n).mean().item() for name, x_PN in worth.items()}
+    return {"n": n, "kl": best_of_n_kl(n), **means}
 
 
 def sizes(n: int) -> list[int]:
@@ -208,7 +214,7 @@ def demonstrations(config: BestOfNConfig, questions: Sequence[Question], drawn: 
 
 STAGE = Stage(
     name="best_of_n",
-    version=2,
+    version=3,
     config=BestOfNConfig,
     inputs=("sft", "reward", "conversations"),
     run=run,

@@ -218,10 +218,12 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
     def _engine_now(self) -> Engine:
         """An engine that answers with the policy as it is now, in the precision that it learns in."""
         model = self._sampler()
-        if self._engine is not None and self._engine.source is model:
+        precision: EnginePrecision | None = "bfloat16" if self.dtype == torch.bfloat16 else None
+        if self._engine is not None and precision is not None:
+            self._engine.refresh(model)
+        elif self._engine is not None and self._engine.source is model:
             self._engine.refresh()
         else:
-            precision: EnginePrecision | None = "bfloat16" if self.dtype == torch.bfloat16 else None
             self._engine = Engine(model, self.tokenizer, batch_size=self.config.batch, precision=precision)
         return self._engine
 
