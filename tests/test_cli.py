@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from chatwright import __version__
-from chatwright.cli import STAGES, failing_checks
+from chatwright.cli import STAGES, _to_the_end, failing_checks
 from chatwright.flow.road import MODULES, ROAD
 from tests.conftest import TinyRun, chatwright, command, quiet
 
@@ -162,3 +163,18 @@ def test_checks_that_fail_or_have_no_value_are_named_with_what_they_should_be() 
 
     checks = {"a": check("holds", 0.5), "b": check("fails", 0.3), "c": check("absent", None), "d": check("shown", 0.1)}
     assert failing_checks(checks) == ["b is 0.3 and should be at least 0.4", "c is None and should be at least 0.4"]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_run_that_needs_more_memory_says_how_to_need_less(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        raise error("CUDA out of memory. Tried to allocate 64.00 MiB.")
+
+    with pytest.raises(SystemExit) as stop:
+        _to_the_end(work, Path("runs/mine"))
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("chatwright: Memory is full; lower the stage's micro_batch")
+    assert "runs/mine" in said

@@ -203,6 +203,8 @@ def _run(recipe: Recipe, out: Path | None, until: str | None, from_: str | None,
 
 def _to_the_end(work: Callable[[], Ended], folder: Path) -> Ended:
     """What ``work`` returns; whatever stops a run that works in ``folder`` ends the command with its status."""
+    import torch
+
     from chatwright.training import world
     from chatwright.training.guards import Interrupted, RunStopped
 
@@ -214,6 +216,12 @@ def _to_the_end(work: Callable[[], Ended], folder: Path) -> Ended:
         sys.exit(128 + (stop.signal if isinstance(stop, Interrupted) else signal.SIGINT))
     except RunStopped as stop:
         _fail(str(stop), 1)
+    except (torch.OutOfMemoryError, MemoryError):
+        _fail(
+            f"Memory is full; lower the stage's micro_batch or set its parallel.recompute = true, then give the same "
+            f"command again: it goes on from the last checkpoint ({folder}).",
+            2,
+        )
     world.leave()
     return ended
 

@@ -57,7 +57,7 @@ class Engine:
     """Answers prompts with a model. It changes neither the model's weights nor its mode.
 
     batch_size: the most requests at once. precision: of weights and products; None leaves the model's own, sharing its
-    weights. memory: bytes for keys and values; by default 1 GiB, or a quarter of what a GPU has free. step_tokens: the
+    weights. memory: bytes for keys and values; by default 1 GiB, or an eighth of what a GPU has free. step_tokens: the
     most tokens of a step, so how long a prompt may hold up running answers; by default 256, or 4,096 on a GPU. waiting:
     the most requests that may wait, None for any number. drafts: the most tokens that are guessed from what was said
     before and checked together (see `speculation`); 0 for none. prefix_cache: whether what is computed for one text
@@ -89,7 +89,7 @@ class Engine:
         dtype = self.model.embedding.weight.dtype
         gpu = device.type == "cuda"
         if memory is None:
-            memory = torch.cuda.mem_get_info(device)[0] / 4 if gpu else GIB
+            memory = torch.cuda.mem_get_info(device)[0] / 8 if gpu else GIB
         if step_tokens is None:
             step_tokens = 4096 if gpu else 256
         per_text = -(-config.context // BLOCK)
