@@ -239,6 +239,22 @@ def test_the_learning_rate_warms_up_from_a_tenth_over_ten_steps(make: Make) -> N
     assert rates == pytest.approx(expected)
 
 
+def test_at_first_the_critic_may_learn_alone(make: Make) -> None:
+    trainer = make(critic_warmup=2, warmup=10, ptx_coef=3.0, ema=0.9)
+    policy, critic, average = weights(trainer.policy), weights(trainer.critic), weights(trainer.result)
+    for step in range(2):
+        metrics = trainer.learn(step, trainer.sample(step, PROMPTS).rollout)
+        assert metrics["lr"] == 1e-3
+        assert torch.equal(weights(trainer.policy), policy)
+        assert torch.equal(weights(trainer.result), average)
+        assert not torch.equal(weights(trainer.critic), critic)
+        critic = weights(trainer.critic)
+    metrics = trainer.learn(2, trainer.sample(2, PROMPTS).rollout)
+    assert metrics["lr"] == pytest.approx(1e-4)  # the policy's own warm-up begins
+    assert metrics["ptx_loss"] > 0
+    assert not torch.equal(weights(trainer.policy), policy)
+
+
 def test_the_average_follows_the_policy_and_is_what_is_kept(make: Make) -> None:
     trainer = make(ema=0.9)
     expected = weights(trainer.policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -101,5 +102,19 @@ class PpoConfig(RolloutConfig):
     value_clip: float = Field(default=0.2, gt=0)  # ZIEG
     vf_coef: float = Field(default=0.1, ge=0)  # ZIEG
     whiten_rewards: bool = False  # ZIEG: true, without shifting the mean; IGPT is silent
+    # Steps at first in which the critic alone learns: as a reward model it knows finished answers only. IGPT has none.
+    critic_warmup: int = Field(default=0, ge=0)
     # The critic learns at the reward model's rate (IGPT C.2). Ours
     critic_optim: OptimConfig = OptimConfig(kind="adamw", lr=9e-6, betas=(0.9, 0.95), weight_decay=0.0)
+
+    @model_validator(mode="after")
+    def _leaves_the_policy_a_step(self) -> PpoConfig:
+        if self.critic_warmup >= self.steps:
+            raise ValueError(
+                f"critic_warmup ({self.critic_warmup}) leaves none of the {self.steps} steps to the policy"
+            )
+        return self
+
+    def counted(self) -> dict[str, Any]:
+        """Without the critic's own steps where there are none: what was made before there were any is as asked for."""
+        return {key: value for key, value in super().counted().items() if key != "critic_warmup" or value}

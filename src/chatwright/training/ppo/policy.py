@@ -148,6 +148,10 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
     def _losses(self, batch: Experience, logprobs_BT: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss, and what of it is logged: weighed sums over the tokens given."""
 
+    def _learning(self, step: int) -> int:
+        """How many steps the policy has learned before this one, counted from 0; below 0 it does not learn yet."""
+        return step
+
     def _after(self, kl: float, experience: Experience) -> dict[str, float]:
         """What an algorithm does and logs after the steps on a batch."""
         return {}
@@ -262,7 +266,9 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
         config = self.config
         kl = objectives.sequence_kl(rollout.logprobs_BT, rollout.ref_logprobs_BT, rollout.response_BT).mean().item()
         experience = self._experience(rollout)
-        factor = constant_with_warmup(step - 1, config.warmup, start=0.1)  # step 0 is at a tenth
+        learning = self._learning(step)
+        # The first step is at a tenth.
+        factor = constant_with_warmup(learning - 1, config.warmup, start=0.1) if learning >= 0 else 1.0
         totals: dict[str, float] = {}
         minibatches = 0
         for rows_M in self._minibatches(step, len(rollout.scores_B)):
@@ -293,10 +299,11 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
         weights_BT = torch.zeros(experience.response_BT.shape, device=self.device)
         weights_BT[rows_M] = self._weights(experience.response_BT[rows_M])
         weighed = experience._replace(weights_BT=weights_BT)
+        learns = self._learning(step) >= 0
         own = self.layout.share(len(rows_M))  # all shares are equally long: the config sees to that
         for rows_N in by_length(rows_M[own.start : own.stop], experience.valid_BT, config.micro_batch):
             batch = Experience._make(trim(rows_N, *weighed))
-            with autocast(config.dtype, self.device):
+            with torch.set_grad_enabled(learns), autocast(config.dtype, self.device):
                 logprobs_BT, entropy_BT = response_logprobs(
                     self.policy,
                     *(batch.tokens_BT, batch.valid_BT, batch.response_BT),
@@ -311,7 +318,7 @@ class PolicyTrainer(ABC, Generic[ConfigT]):
             far |= {"clip_fraction": objectives.clipped(now_BT, old_BT, config.clip), "entropy": entropy_BT}
             logged |= {name: (value_BT * batch.weights_BT).sum() for name, value_BT in far.items()}
             yield Part(loss, int(batch.valid_BT.sum()), {name: value.detach() for name, value in logged.items()})
-        if self.pretraining is not None:
+        if self.pretraining is not None and learns:
             windows = config.ptx_windows
             for part in language_parts(
                 self.policy,

@@ -106,6 +106,9 @@ class Trainer(PolicyTrainer[PpoConfig]):
         policy_loss, value_loss = ((x_BT * batch.weights_BT).sum() for x_BT in (policy_BT, value_BT))
         return policy_loss + config.vf_coef * value_loss, {"policy_loss": policy_loss, "value_loss": value_loss}
 
+    def _learning(self, step: int) -> int:
+        return step - self.config.critic_warmup
+
     def _after(self, kl: float, experience: Experience) -> dict[str, float]:
         """Move the KL coefficient where it is adaptive; how well the critic foretold the returns."""
         adaptive = self.config.adaptive_kl
