@@ -72,6 +72,34 @@ def test_the_model_with_the_highest_mean_reward_is_left(sources: dict[str, Path]
     assert alone["reward"] == pytest.approx(headline["reward"], abs=1e-5)
 
 
+def test_a_run_that_broke_off_asks_only_the_models_that_are_left(
+    sources: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ChooseConfig(prompts=4, max_tokens=8, dtype="float32")
+    for name in ("straight", "out"):
+        (tmp_path / name).mkdir()
+    choose.run(config, sources, tmp_path / "straight")
+    asked: list[str] = []
+    load = choose.load_model
+
+    def breaks_off(folder: Path) -> tuple[Decoder, Tokenizer]:
+        asked.append(folder.name)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return load(folder)
+
+    monkeypatch.setattr(choose, "load_model", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        choose.run(config, sources, tmp_path / "out")
+    choose.run(config, sources, tmp_path / "out")
+    assert asked[:4] == ["step-000004", "step-000008", "step-000012", "step-000012"]
+    assert len(asked) == 5  # and the one that was chosen
+    for name in ("choice.json", "model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert [line["step"] for line in read_metrics(tmp_path / "out")] == [4, 8, 12]
+    assert not (tmp_path / "out" / "parts").exists()
+
+
 def test_a_broken_reward_model_chooses_nothing(sources: dict[str, Path], tmp_path: Path) -> None:
     model, tokenizer = load_reward(sources["reward"])
     model.head.weight.data.fill_(float("nan"))
@@ -92,7 +120,7 @@ def test_a_recipe_goes_through_choose_to_ppo_and_the_report(tiny_run: TinyRun, t
     """PPO starts from the chosen model and is judged by two reward models; what was made before is taken up."""
     out = Path(shutil.copytree(tiny_run.out, tmp_path / "out"))
     together = 'ppo.rewards=[{models=["reward", "reward@seed2"], combine="worst"}]'
-    settings = ["sft@kept.keep_epochs=0.5", 'choose.among="sft@kept"', "choose.max_tokens=8", "choose.prompts=5"]
+    settings = ["sft@kept.keep_epochs=0.25", 'choose.among="sft@kept"', "choose.max_tokens=8", "choose.prompts=5"]
     settings += ["reward@seed2.seed=2", together, 'ppo.start="choose"']
     words = [word for setting in settings for word in ("--set", setting)]
     result = chatwright("run", tiny_run.recipe, "--out", out, "--json", *words)

@@ -61,8 +61,8 @@ def inputs(tmp_path: Path, model: Decoder, tokenizer: Tokenizer) -> dict[str, Pa
     return folders
 
 
-def ranked(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, asked: list[Question]) -> list[Ranked | None]:
-    return compare(config, asked, sample(config, engine, tokenizer, asked))
+def ranked(config: CompareConfig, engine: Engine, asked: list[Question]) -> list[Ranked | None]:
+    return compare(config, asked, [sampled.answers for sampled in sample(config, engine, asked)])
 
 
 def run(inputs: dict[str, Path], out: Path, **changes: Any) -> dict[str, Any]:
@@ -90,11 +90,36 @@ def test_the_files_hold_ranked_distinct_answers_with_their_gold_scores(inputs: d
     assert 0 <= headline["tie_share"] <= 1
 
 
+def test_a_run_that_broke_off_samples_only_the_rest(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatwright.training.compare.PROMPTS_AT_ONCE", 3)
+    run(inputs, tmp_path / "straight")
+    asked: list[int] = []
+    generate = Engine.generate
+
+    def breaks_off(self: Engine, prompts: Any, samplings: Any) -> Any:
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(prompts))
+        return generate(self, prompts, samplings)
+
+    monkeypatch.setattr(Engine, "generate", breaks_off)
+    with pytest.raises(KeyboardInterrupt):
+        run(inputs, tmp_path / "out")
+    asked[:] = [-1, -1, -1]  # from now on it counts
+    STAGE.run(CompareConfig(max_tokens=4), inputs, tmp_path / "out")
+    assert len(asked) == 3 + 3  # of five parts, the 14 prompts by threes, two were there
+    for name in ("comparisons.jsonl", "comparisons_heldout.jsonl", "scores.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert not (tmp_path / "out" / "parts").exists()
+
+
 def test_order_and_batching_change_nothing(model: Decoder, tokenizer: Tokenizer) -> None:
     config = CompareConfig(max_tokens=4)
     asked = questions("p", 8)
-    forwards = sample(config, Engine(model, tokenizer, 64), tokenizer, asked)
-    backwards = sample(config, Engine(model, tokenizer, 3), tokenizer, asked[::-1])[::-1]
+    forwards = sample(config, Engine(model, tokenizer, 64), asked)
+    backwards = sample(config, Engine(model, tokenizer, 3), asked[::-1])[::-1]
     assert forwards == backwards
 
 
@@ -140,7 +165,7 @@ def test_without_noise_the_labeller_agrees_with_itself_and_with_gold(model: Deco
     asked = questions("p", 20)
     for noise, agrees in ((0.0, True), (3.0, False)):
         config = CompareConfig(max_tokens=4, noise=noise, tie_margin=1e-9)
-        items = ranked(config, Engine(model, tokenizer), tokenizer, asked)
+        items = ranked(config, Engine(model, tokenizer), asked)
         figures = summary([item for item in items if item is not None])
         assert (figures["gold_agreement"] == 1) == agrees
         assert (figures["self_agreement"] == 1) == agrees
@@ -148,7 +173,7 @@ def test_without_noise_the_labeller_agrees_with_itself_and_with_gold(model: Deco
 
 def test_a_prompt_with_one_distinct_answer_is_skipped(model: Decoder, tokenizer: Tokenizer) -> None:
     config = CompareConfig(max_tokens=1, temperature=1e-4, misplaced=0)  # as good as greedy
-    assert ranked(config, Engine(model, tokenizer), tokenizer, questions("p", 3)) == [None, None, None]
+    assert ranked(config, Engine(model, tokenizer), questions("p", 3)) == [None, None, None]
 
 
 def test_a_model_that_always_says_the_same_is_a_user_error(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from chatwright.stage import Headline, Inputs, Stage, StageConfig
 from chatwright.storage import keyed_uniform, read_jsonl, write_jsonl
 from chatwright.training import runtime
 from chatwright.training.compare import Answers, CompareConfig, fill, read_prompts, sample_all
+from chatwright.training.parts import PARTS
 
 OFFERED = "answers.jsonl"
 
@@ -41,7 +43,7 @@ def offer(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     model, tokenizer = load_model(inputs["sft"])
     engine = Engine(model.to(device), tokenizer, config.batch_size)
     questions = read_prompts(inputs["conversations"] / "prompts.jsonl", config, tokenizer, model.config.context)
-    filled = fill(config, questions, sample_all(config, engine, tokenizer, questions, "offer"))
+    filled = fill(config, questions, sample_all(config, engine, questions, out / PARTS, "offer"))
     offers = [
         Offer(id=question.id, prompt=question.messages, answers=_shuffled(answers, config.seed, question.id))
         for question, answers in zip(questions, filled, strict=True)
@@ -53,6 +55,7 @@ def offer(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
             "raise compare.temperature or give it more prompts."
         )
     write_jsonl(out / OFFERED, offers)
+    shutil.rmtree(out / PARTS)
     return {"prompts": len(offers), "answers": sum(len(offer.answers) for offer in offers)}
 
 

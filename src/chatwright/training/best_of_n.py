@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,9 +19,10 @@ from chatwright.inference.engine import Engine
 from chatwright.inference.sampling import Sampling
 from chatwright.model.folder import load_model
 from chatwright.records import Conversation, Message, Question, Record
-from chatwright.stage import Headline, Inputs, Stage, progress_bar, say
-from chatwright.storage import read_jsonl, write_json, write_jsonl
+from chatwright.stage import Headline, Inputs, Stage, say
+from chatwright.storage import write_json, write_jsonl
 from chatwright.training import runtime
+from chatwright.training.parts import PARTS, in_parts
 from chatwright.training.ppo.before_after import gold_scores
 from chatwright.training.ppo.invariants import check_scores
 from chatwright.training.ppo.objectives import score_or_fixed
@@ -30,7 +32,6 @@ from chatwright.training.rewards import Rewards, RewardsConfig, build_rewards, l
 from chatwright.training.runtime import Precision
 
 BATCHES = 2  # of answers in a part: what a kill costs at most
-PARTS = "parts"  # in the stage's folder while it works
 WORTH = "proxy", "gold"
 
 
@@ -92,22 +93,10 @@ class Drawn(Record):
 def draw(
     config: BestOfNConfig, engine: Engine, rewards: Rewards, questions: Sequence[Question], parts: Path
 ) -> list[Drawn]:
-    """Draw and judge n answers to each question, keyed on its id and the seed.
-
-    Each part of them lies in a file of ``parts`` as soon as it is done, and is not drawn again. It begins with an empty
-    cache, so that it is the same whatever was drawn before it.
-    """
-    drawn: list[Drawn] = []
-    at_once = max(1, BATCHES * config.batch_size // config.n)
-    with progress_bar(f"best of n, {parts.name}", len(questions)) as bar:
-        for first in range(0, len(questions), at_once):
-            part = parts / f"{first:08}.jsonl"
-            if not part.is_file():
-                engine.refresh()
-                write_jsonl(part, _draw(config, engine, rewards, questions[first : first + at_once]))
-            drawn += read_jsonl(part, Drawn)
-            bar.update(len(drawn), "prompts")
-    return drawn
+    """Draw and judge n answers to each question, keyed on its id and the seed (see `in_parts`)."""
+    size = max(1, BATCHES * config.batch_size // config.n)
+    make = partial(_draw, config, engine, rewards)
+    return in_parts(questions, size, make, Drawn, parts, f"best of n, {parts.name}", engine)
 
 
 def _draw(config: BestOfNConfig, engine: Engine, rewards: Rewards, questions: Sequence[Question]) -> list[Drawn]:

@@ -7,6 +7,7 @@ better.
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,12 +21,13 @@ from chatwright.inference.sampling import Sampling
 from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, load_reward, save_model
 from chatwright.model.heads import ScoredDecoder
-from chatwright.records import Conversation, Message, Question
-from chatwright.stage import Headline, Inputs, MetricsLog, Stage, StageConfig, progress_bar, say
+from chatwright.records import Conversation, Message, Question, Record
+from chatwright.stage import Headline, Inputs, MetricsLog, Stage, StageConfig, say
 from chatwright.storage import keyed_uniform, read_jsonl, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training.guards import RunStopped
+from chatwright.training.parts import PARTS, in_parts
 from chatwright.training.rankings import score_each
 from chatwright.training.runtime import Precision, prepare
 from chatwright.training.sft import KEPT
@@ -51,8 +53,15 @@ class ChooseConfig(StageConfig):
         return {**super().reads(inputs), "sft": self.among}
 
 
+class Worth(Record):
+    """The mean reward of a model's answers."""
+
+    name: str
+    reward: float
+
+
 def run(config: ChooseConfig, inputs: Inputs, out: Path) -> Headline:
-    """Write the chosen model, and choice.json with the mean reward of each."""
+    """Write the chosen model, and choice.json with the mean reward of each. A killed run goes on."""
     folders = sorted((inputs["sft"] / KEPT).glob("step-*"))
     if not folders:
         raise UserError(
@@ -62,27 +71,31 @@ def run(config: ChooseConfig, inputs: Inputs, out: Path) -> Headline:
     reward, reward_tokenizer = load_reward(inputs["reward"])
     reward.to(device).eval()
     prompts = read_prompts(inputs["conversations"])[: config.prompts]
+
+    def judge(folders: Sequence[Path]) -> list[Worth]:
+        (folder,) = folders
+        model, tokenizer = load_model(folder)
+        if tokenizer.hash != reward_tokenizer.hash:
+            raise UserError(f"{inputs['reward']} was made with another tokenizer than {folder}.")
+        scores = judged(config, model.to(device), reward, tokenizer, prompts)
+        if not all(map(math.isfinite, scores)):
+            raise RunStopped(
+                f"choose stopped: not all rewards of {folder.name} are finite. Most likely the reward model's "
+                "weights are broken: run the stage reward again."
+            )
+        return [Worth(name=folder.name, reward=statistics.fmean(scores))]
+
+    found = in_parts(folders, 1, judge, Worth, out / PARTS, "choose", unit="models")
+    rewards = {worth.name: worth.reward for worth in found}
     log = MetricsLog(out)
-    rewards: dict[str, float] = {}
-    with progress_bar("choose", len(folders)) as bar:
-        for number, folder in enumerate(folders, start=1):
-            model, tokenizer = load_model(folder)
-            if tokenizer.hash != reward_tokenizer.hash:
-                raise UserError(f"{inputs['reward']} was made with another tokenizer than {folder}.")
-            scores = judged(config, model.to(device), reward, tokenizer, prompts)
-            if not all(map(math.isfinite, scores)):
-                raise RunStopped(
-                    f"choose stopped: not all rewards of {folder.name} are finite. Most likely the reward model's "
-                    "weights are broken: run the stage reward again."
-                )
-            rewards[folder.name] = statistics.fmean(scores)
-            log.log(int(folder.name.removeprefix("step-")), reward=rewards[folder.name])
-            bar.update(number, f"{folder.name}: reward {rewards[folder.name]:.3f}")
+    for name, reward_of_it in rewards.items():
+        log.log(int(name.removeprefix("step-")), reward=reward_of_it)
     best = max(rewards, key=lambda name: rewards[name])  # of equals the earliest
     say(f"  choose: {best} of {len(rewards)} models, with a mean reward of {rewards[best]:.3f}")
     model, tokenizer = load_model(inputs["sft"] / KEPT / best)
     write_json(out / "choice.json", {"chosen": best, "rewards": rewards, "prompts": len(prompts)})
     save_model(model, out, tokenizer)
+    shutil.rmtree(out / PARTS)
     last = rewards[folders[-1].name]
     return {"chosen": best, "models": len(rewards), "reward": rewards[best], "reward_of_last": last}
 

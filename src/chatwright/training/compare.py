@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,17 @@ from chatwright.inference.engine import Engine
 from chatwright.inference.sampling import Sampling
 from chatwright.labelling.simulated import agreement, gold_score, rank
 from chatwright.model.folder import load_model
-from chatwright.records import Comparison, Question
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, progress_bar, say
+from chatwright.records import Comparison, Question, Record
+from chatwright.stage import Headline, Inputs, Stage, StageConfig, say
 from chatwright.storage import keyed_uniform, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import runtime
+from chatwright.training.parts import PARTS, in_parts
 from chatwright.training.questions import read_questions
 
 DONORS = 20  # prompts drawn from all to lend an answer, in turn with those on the same subject
-PROMPTS_AT_ONCE = 256  # between two movements of the progress bar; the engine cuts them into its own batches
+PROMPTS_AT_ONCE = 256  # in a part: what a kill costs at most; the engine cuts them into its own batches
 
 
 class CompareConfig(StageConfig):
@@ -74,14 +77,14 @@ class Ranked:
 
 
 def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
-    """Sample and rank answers to both files of prompts. It takes a minute, so a killed run starts again."""
+    """Sample and rank answers to both files of prompts. A killed run goes on."""
     device = runtime.prepare()
     model, tokenizer = load_model(inputs["sft"])
     engine = Engine(model.to(device), tokenizer, config.batch_size)
     files = (inputs["conversations"] / f"{name}.jsonl" for name in ("prompts", "prompts_heldout"))
     questions, held_out = (read_prompts(file, config, tokenizer, model.config.context) for file in files)
     total = len(questions) + len(held_out)
-    answers = sample_all(config, engine, tokenizer, questions + held_out, "compare")
+    answers = sample_all(config, engine, questions + held_out, out / PARTS, "compare")
     ranked = compare(config, questions, answers[: len(questions)])
     ranked += compare(config, held_out, answers[len(questions) :])
     training = [item for item in ranked[: len(questions)] if item is not None]
@@ -96,6 +99,7 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     write_jsonl(
         out / "scores.jsonl", ({"id": item.comparison.id, "scores": item.scores} for item in training + heldout)
     )
+    shutil.rmtree(out / PARTS)
     headline = summary(training + heldout) | {"skipped": total - len(training) - len(heldout)}
     say(
         f"  {headline['prompts']} prompts, {headline['pairs']} pairs; the labeller agrees with itself on "
@@ -104,20 +108,24 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     return headline
 
 
+class Sampled(Record):
+    """The distinct answers to the prompt of an id."""
+
+    id: str
+    answers: Answers
+
+
 def sample_all(
-    config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], title: str
+    config: CompareConfig, engine: Engine, questions: Sequence[Question], parts: Path, title: str
 ) -> list[Answers]:
-    """`sample` with a progress bar."""
-    answers: list[Answers] = []
-    with progress_bar(title, len(questions)) as bar:
-        for start in range(0, len(questions), PROMPTS_AT_ONCE):
-            answers += sample(config, engine, tokenizer, questions[start : start + PROMPTS_AT_ONCE])
-            bar.update(len(answers), "prompts")
-    return answers
+    """The distinct answers to each question, keyed on its id and the seed (see `in_parts`)."""
+    made = in_parts(questions, PROMPTS_AT_ONCE, partial(sample, config, engine), Sampled, parts, title, engine)
+    return [sampled.answers for sampled in made]
 
 
-def sample(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[Answers]:
-    """The distinct answers to each question, keyed on its id and the seed: neither order nor batching matters."""
+def sample(config: CompareConfig, engine: Engine, questions: Sequence[Question]) -> list[Sampled]:
+    """The distinct answers to each question: neither order nor batching matters."""
+    tokenizer = engine.tokenizer
     counts = [answer_count(config, question.id) - config.misplaced for question in questions]
     prompts, samplings = [], []
     for question, count in zip(questions, counts, strict=True):
@@ -127,13 +135,13 @@ def sample(config: CompareConfig, engine: Engine, tokenizer: Tokenizer, question
             for i in range(count)
         ]
     completions = iter(engine.generate(prompts, samplings))
-    answers: list[Answers] = []
-    for count in counts:
+    made: list[Sampled] = []
+    for question, count in zip(questions, counts, strict=True):
         distinct: Answers = {}
         for completion in islice(completions, count):
             distinct.setdefault(tokenizer.decode(completion.tokens), completion.finish_reason == "stop")
-        answers.append(distinct)
-    return answers
+        made.append(Sampled(id=question.id, answers=distinct))
+    return made
 
 
 def compare(config: CompareConfig, questions: Sequence[Question], answers: Sequence[Answers]) -> list[Ranked | None]:
