@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 from copy import deepcopy
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatwright import native
-from chatwright.inference import weights
+from chatwright.inference import graphs, weights
 from chatwright.inference.engine import Engine
 from chatwright.inference.graphs import Recorded, StepGraphs
 from chatwright.inference.sampling import Sampling
@@ -96,3 +97,7 @@ def test_new_weights_are_seen_by_what_was_recorded_before(model: Decoder, tokeni
     assert second[0].tokens == wanted[0].tokens
     assert second[0].logprobs == pytest.approx(wanted[0].logprobs, abs=1e-3)
     assert second[0].logprobs != first[0].logprobs
+
+
+def test_examples() -> None:
+    assert doctest.testmod(graphs).failed == 0

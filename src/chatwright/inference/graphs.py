@@ -19,15 +19,24 @@ from chatwright.model.decoder import Decoder
 
 # Of a record function: the step, to what launches it again and the tensor that its result is always in.
 Recorded = tuple[Callable[[], object], Tensor]
-TABLES = 4  # blocks by which tables are longer from one recorded shape to the next
+TABLES = 4  # blocks of the shortest tables
+
+
+def shape_of(rows: int, blocks: int) -> tuple[int, int]:
+    """Rows and blocks that a step is filled up to: a power of two, and a power of two or half as much again.
+
+    >>> [shape_of(n, n) for n in (1, 5, 9, 13, 33)]
+    [(1, 4), (8, 8), (16, 12), (16, 16), (64, 48)]
+    """
+    unit = max(TABLES, 1 << max(0, (blocks - 1).bit_length() - 2))
+    return 1 << (rows - 1).bit_length(), -(-blocks // unit) * unit
 
 
 class StepGraphs:
     """Steps of short parts alone, recorded as they come up.
 
-    A step is filled up to a power of two of rows and a multiple of ``TABLES`` blocks, so that few shapes are recorded;
-    rows that nobody asked for write to the cache's spare block. Weights must stay where they are in memory; what they
-    are may change.
+    A step is filled up to a `shape_of` few; rows that nobody asked for write to the cache's spare block. Weights must
+    stay where they are in memory; what they are may change.
     """
 
     def __init__(
@@ -41,7 +50,7 @@ class StepGraphs:
         """The final states of the tokens of these parts, [N, D]."""
         rows = rows_of(work)
         count, most = len(rows.at), max(len(table) for table in rows.tables)
-        shape = R, J = 1 << (count - 1).bit_length(), -(-most // TABLES) * TABLES
+        shape = R, J = shape_of(count, most)
         spare = self._cache.spare
         numbers = [*tokens, *[0] * (R - count)]
         numbers += [*(length - 1 for length in rows.lengths), *[0] * (R - count)]
