@@ -181,9 +181,9 @@ class ServedEngine:
             if request.finish_reason is not None:
                 del self._listeners[request]
                 completion = request.completion()
+                listener(request.since(tokens, pieces), completion)  # first: somebody waits for it
                 for observer in self._observers:
                     observer(completion, request.sequence.prompt)
-                listener(request.since(tokens, pieces), completion)
             elif len(request.text.pieces) > pieces:
                 self._listeners[request] = listener, len(request.answer), len(request.text.pieces)
                 listener(request.since(tokens, pieces), None)

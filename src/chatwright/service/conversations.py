@@ -146,8 +146,8 @@ class Conversations:
     def check(self, user_id: str, conversation_id: str, message_id: str) -> None:
         """Refusal unless it is a message of a conversation of the person."""
         wanted = {"message": message_id, "conversation": conversation_id, "user": user_id}
-        with self._database.read() as session:
-            if session.scalar(_OWNED_MESSAGE, wanted) is None:
+        with self._database.read_rows() as connection:
+            if connection.scalar(_OWNED_MESSAGE, wanted) is None:
                 raise not_found()
 
     def messages(self, user_id: str, conversation_id: str, ids: Sequence[str]) -> list[dict[str, Any]]:

@@ -150,7 +150,8 @@ class Answers:
         self._moderator, self._on_end, self._overhead = moderator, on_end, overhead
         self._live: dict[str, Live] = {}
         self._early: set[Live] = set()  # under way, while their rows are written
-        self._dirty, self._finishing = asyncio.Event(), asyncio.Event()
+        self._due = asyncio.Event()  # for the writer
+        self._later: asyncio.TimerHandle | None = None  # sets it
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -251,10 +252,11 @@ class Answers:
         self._news_of(live)
 
     def _news_of(self, live: Live) -> None:
-        """There is something for the writer."""
-        self._dirty.set()
+        """There is something for the writer: an end at once, pieces soon."""
         if live.outcome is not None:
-            self._finishing.set()
+            self._due.set()
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._due.set)
 
     async def _answer(self, live: Live) -> Outcome:
         """Take the pieces as they come, and look at them from time to time."""
@@ -296,12 +298,11 @@ class Answers:
     async def _write(self) -> None:
         """Put what is new into the database, again and again."""
         while True:
-            await self._dirty.wait()
-            if not self._finishing.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._finishing.wait(), FLUSH_SECONDS)
-            self._dirty.clear()
-            self._finishing.clear()
+            await self._due.wait()
+            self._due.clear()
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
             batch = [Part(live, live.stored, len(live.pieces), live.outcome) for live in self._live.values()]
             batch = [part for part in batch if part.outcome is not None or part.upto > part.since]
             if not batch:
@@ -311,22 +312,21 @@ class Answers:
             except Exception as error:
                 log.error("answers cannot be stored; trying again", exc_info=error)
                 await asyncio.sleep(RETRY_SECONDS)
-                self._dirty.set()
+                self._due.set()
                 continue
             for part in batch:
                 self._stored(part)
 
     def _store(self, batch: list[Part]) -> None:
-        with self._database.write() as session:
-            connection = session.connection()
-            existing = set(connection.scalars(_THERE, {"ids": [part.live.task.message_id for part in batch]}))
-            parts = [part for part in batch if part.live.task.message_id in existing]  # others' conversations are gone
-            if events := [part.event() for part in parts if part.outcome is None]:
-                connection.execute(_ADD_PIECES, events)
-            for part in parts:
-                if part.outcome is not None:
-                    connection.execute(_END, part.end(part.outcome))
+        with self._database.write_rows() as connection:
+            for part in batch:
+                if part.outcome is not None:  # a conversation before its message: who deletes one locks them so
                     connection.execute(_USED, part.use())
+                    connection.execute(_END, part.end(part.outcome))
+            if running := {part.live.task.message_id: part for part in batch if part.outcome is None}:
+                existing = connection.scalars(_THERE, {"ids": list(running)})  # others' conversations are gone
+                if events := [running[id].event() for id in existing]:
+                    connection.execute(_ADD_PIECES, events)
 
     def _stored(self, part: Part) -> None:
         live = part.live

@@ -66,8 +66,8 @@ class Sessions:
     def find(self, token: str) -> Person | None:
         """Who holds the token. None when it is unknown or over, or the account is disabled."""
         now, hash = self._clock(), hashed(token)
-        with self._database.read() as session:
-            found = session.execute(_HOLDER, {"hash": hash}).first()
+        with self._database.read_rows() as connection:
+            found = connection.execute(_HOLDER, {"hash": hash}).first()
         if found is None:
             return None
         if now > found.last_seen_at + IDLE_SECONDS or now > found.created_at + ABSOLUTE_SECONDS:

@@ -31,7 +31,11 @@ LONGEST_MESSAGE = 32_000  # characters
 MOST_MESSAGES = 2000  # of one conversation
 
 # What every turn asks is built once, since that takes longer than the database's answer.
-_ACCOUNT_SETTINGS = sa.select(User.settings).where(User.id == sa.bindparam("user"))
+_SETTINGS = (
+    sa.select(User.settings, ConversationRow.settings)
+    .join(ConversationRow, ConversationRow.user_id == User.id)
+    .where(ConversationRow.id == sa.bindparam("conversation"), User.id == sa.bindparam("user"))
+)
 _LAST = sa.select(
     sa.func.max(MessageRow.position), sa.func.max(sa.case((MessageRow.status == "running", 1), else_=0))
 ).where(MessageRow.conversation_id == sa.bindparam("conversation"))
@@ -111,8 +115,9 @@ class Turns:
     ) -> Plan:
         """A question below `parent_id`. decision: the moderator's; a flagged question is kept, and not answered."""
         with self._database.read() as session:
-            conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
-            before = _taken_before(session, conversation_id, wish.key)
+            tree, settings = self._look(session, user_id, conversation_id, wish)
+            known = wish.key is not None and any(row.key == wish.key for row in tree.rows)
+            before = _taken_before(session, conversation_id, wish.key) if known else None
         if before is not None:
             return Plan([], lambda: before)
         above = tree.path(parent_id)
@@ -130,14 +135,14 @@ class Turns:
         else:
             count = 2 if wish.compare else 1
             branch = [*above, MessageRow(**question)]
-            rows, tasks = self._answers(conversation, branch, question["id"], settings, count, user_id)
+            rows, tasks = self._answers(conversation_id, branch, question["id"], settings, count, user_id)
             rows = [question, *rows]
         return self._plan(user_id, tree, conversation_id, rows, tasks, question, wish.compare and bool(tasks))
 
     def regenerate(self, user_id: str, conversation_id: str, message_id: str, wish: Wish) -> Plan:
         """Another answer beside an answer, or one below a question."""
         with self._database.read() as session:
-            conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
+            tree, settings = self._look(session, user_id, conversation_id, wish)
         branch = tree.path(message_id)
         if not branch:
             raise not_found()
@@ -145,13 +150,13 @@ class Turns:
             branch = branch[:-1]
         if branch[-1].status == "blocked":
             raise Refusal(409, "not_allowed", "This question is not answered; ask another.")
-        rows, tasks = self._answers(conversation, branch, branch[-1].id, settings, 1, user_id)
+        rows, tasks = self._answers(conversation_id, branch, branch[-1].id, settings, 1, user_id)
         return self._plan(user_id, tree, conversation_id, rows, tasks, None, False)
 
     def go_on(self, user_id: str, conversation_id: str, message_id: str) -> Plan:
         """More of an answer that was cut."""
         with self._database.read() as session:
-            _, tree, settings = self._look(session, user_id, conversation_id, Wish({}))
+            tree, settings = self._look(session, user_id, conversation_id, Wish({}))
         branch = tree.path(message_id)
         if not branch:
             raise not_found()
@@ -184,19 +189,19 @@ class Turns:
 
         return Plan([task], write)
 
-    def _look(
-        self, session: Session, user_id: str, conversation_id: str, wish: Wish
-    ) -> tuple[ConversationRow, Tree, dict[str, Any]]:
-        """The conversation, its messages, and a turn's settings: its own before the conversation's and account's."""
-        conversation = owned(session, user_id, conversation_id)
-        account = session.scalars(_ACCOUNT_SETTINGS, {"user": user_id}).one()
-        settings = {**account, **conversation.settings}
+    def _look(self, session: Session, user_id: str, conversation_id: str, wish: Wish) -> tuple[Tree, dict[str, Any]]:
+        """A conversation's messages, and a turn's settings: its own before the conversation's and account's."""
+        found = session.execute(_SETTINGS, {"conversation": conversation_id, "user": user_id}).first()
+        if found is None:
+            raise not_found()
+        account, conversation = found
+        settings = {**account, **conversation}
         settings |= {key: value for key, value in wish.settings.items() if value is not None}
-        return conversation, read_tree(session, conversation_id), settings
+        return read_tree(session, conversation_id), settings
 
     def _answers(
         self,
-        conversation: ConversationRow,
+        conversation_id: str,
         branch: Sequence[MessageRow],
         question_id: str,
         settings: Mapping[str, Any],
@@ -216,7 +221,7 @@ class Turns:
             row |= {"dropped": prompt.dropped, "prompt_tokens": len(prompt.ids)}
             row["sampling"] = {key: getattr(sampling, key) for key in ("temperature", "top_p", "max_tokens", "seed")}
             rows.append(row)
-            tasks.append(Task(id, conversation.id, user_id, model, prompt.ids, sampling))
+            tasks.append(Task(id, conversation_id, user_id, model, prompt.ids, sampling))
         return rows, tasks
 
     def _plan(
