@@ -151,7 +151,8 @@ class Answers:
         self._live: dict[str, Live] = {}
         self._early: set[Live] = set()  # under way, while their rows are written
         self._due = asyncio.Event()  # for the writer
-        self._later: asyncio.TimerHandle | None = None  # sets it
+        self._flush: asyncio.TimerHandle | None = None  # wakes it for pieces
+        self._flushing = False  # it has come to that
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -255,8 +256,12 @@ class Answers:
         """There is something for the writer: an end at once, pieces soon."""
         if live.outcome is not None:
             self._due.set()
-        elif self._later is None:
-            self._later = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._due.set)
+        elif self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._write_pieces)
+
+    def _write_pieces(self) -> None:
+        self._flush, self._flushing = None, True
+        self._due.set()
 
     async def _answer(self, live: Live) -> Outcome:
         """Take the pieces as they come, and look at them from time to time."""
@@ -300,11 +305,9 @@ class Answers:
         while True:
             await self._due.wait()
             self._due.clear()
-            if self._later is not None:
-                self._later.cancel()
-                self._later = None
+            flushing, self._flushing = self._flushing, False  # else no end waits for others' pieces
             batch = [Part(live, live.stored, len(live.pieces), live.outcome) for live in self._live.values()]
-            batch = [part for part in batch if part.outcome is not None or part.upto > part.since]
+            batch = [part for part in batch if part.outcome is not None or (flushing and part.upto > part.since)]
             if not batch:
                 continue
             try:
@@ -312,7 +315,7 @@ class Answers:
             except Exception as error:
                 log.error("answers cannot be stored; trying again", exc_info=error)
                 await asyncio.sleep(RETRY_SECONDS)
-                self._due.set()
+                self._write_pieces()
                 continue
             for part in batch:
                 self._stored(part)
