@@ -4,7 +4,9 @@ Starts `chatwright serve MODEL` in a process of its own. Then, each when asked f
 (nobody waits for anybody), which shows the rate from which on answers are late; visitors who read and think between
 their questions; and a soak, thousands of short answers while the server's memory is watched. An answer is good when its
 first token comes within a second and the others, on average, within a tenth. The overhead is the time of a request that
-the engine had no part in, as the service itself tells it in /metrics.
+the engine had no part in, as the service itself tells it in /metrics: the whole time less the engine's, which begins
+when the engine is asked and ends with the last token. On the page the engine is asked before the question is on disk;
+what is written while it works is no overhead, what is left to write when it is done is.
 
 With --page the questions go through accounts, conversations and stored events of the chat page's API, by people who
 are signed in; without it through /v1. An answer of the page is over when its end is on disk. Without --model a small

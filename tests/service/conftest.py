@@ -41,7 +41,8 @@ class ScriptedEngine:
         self.prompts: list[str] = []
         self.samplings: list[Sampling] = []
         self.generated = 0
-        self.finished = threading.Event()
+        self.finished = threading.Event()  # no answer is under way any more
+        self._running, self._counting = 0, threading.Lock()
 
     def stream(
         self, prompt: list[int], sampling: Sampling, stopped: Callable[[], bool]
@@ -79,7 +80,9 @@ class ScriptedEngine:
         text = self.tokenizer.decode(prompt)
         self.prompts.append(text)
         self.samplings.append(sampling)
-        self.finished.clear()
+        with self._counting:
+            self._running += 1
+            self.finished.clear()
         said = AnswerText(self.tokenizer.stream(), sampling.stop)
         tokens: list[int] = []
         try:
@@ -94,7 +97,10 @@ class ScriptedEngine:
                 for piece in said.pieces[before:]:
                     yield Delta(piece, [], [], [])
         finally:
-            self.finished.set()
+            with self._counting:
+                self._running -= 1
+                if not self._running:
+                    self.finished.set()
         before = len(said.pieces)
         said.end()
         for piece in said.pieces[before:]:

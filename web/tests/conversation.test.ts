@@ -48,6 +48,20 @@ describe("what happens in a conversation", () => {
     expect(gone?.messages).toHaveLength(2);
     expect(gone?.current_id).toBe("a1");
   });
+  test("what was done elsewhere is taken over when it is read anew, and what happened here meanwhile stays", () => {
+    const here = conversation([message("q1", null), { ...running, last_event: 3 }, message("q2", "a1")], "q2");
+    const done = message("a1", "q1", { content: "One two", last_event: 4 });
+    const there = { ...conversation([message("q1", null), done, message("q3", "a1")], "q3"), title: "Sums" };
+    const renewed = (fresh: typeof there, current: string | null) => after(here, { type: "renewed", conversation: fresh, current });
+    expect(renewed(there, "a1")?.messages.map(({ id }) => id)).toEqual(["q1", "a1", "q3", "q2"]);
+    expect(renewed(there, "a1")).toMatchObject({ title: "Sums", current_id: "q2" });
+    expect(renewed(there, "a1")?.messages[1]).toEqual(done);
+    const late = { ...there, messages: [...there.messages.map((one) => (one === done ? running : one)), message("q2", "a1")] };
+    expect(renewed(late, "q2")?.messages[1]?.last_event).toBe(3); // events have brought more since
+    expect(renewed(late, "q2")?.current_id).toBe("q3");
+    expect(renewed(late, "a1")?.current_id).toBe("q2"); // another branch was picked here
+    expect(renewed({ ...late, id: "other" }, "q2")).toBe(here);
+  });
   test("the better of two answers becomes the branch shown; a tie changes nothing", () => {
     const comparison: Comparison = { id: "x", parent_id: "q1", answers: ["a1", "a2"], choice: null, text: "", created_at: 0 };
     const before = { ...conversation([message("q1", null), running, message("a2", "q1")], "a1"), comparisons: [comparison] };

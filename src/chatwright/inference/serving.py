@@ -16,6 +16,7 @@ from chatwright.inference.request import Completion, Delta, Request
 from chatwright.inference.sampling import Sampling
 
 NICE = 5  # steps of the system's priority that the engine takes back
+LET_GO = 2e-5  # seconds without the interpreter's lock, so that whoever hears of an answer's end goes on with it
 
 Listener = Callable[["Delta", "Completion | BaseException | None"], None]
 
@@ -175,18 +176,22 @@ class ServedEngine:
             self._drop(request)
 
     def _tell(self) -> None:
-        """Give every listener what is new."""
+        """Give every listener what is new, and then the observers."""
+        done: list[tuple[Request, Completion]] = []
         for request, (listener, tokens, pieces) in list(self._listeners.items()):
             assert request.text is not None
             if request.finish_reason is not None:
                 del self._listeners[request]
-                completion = request.completion()
-                for observer in self._observers:
-                    observer(completion, request.sequence.prompt)
-                listener(request.since(tokens, pieces), completion)
+                done.append((request, request.completion()))
+                listener(request.since(tokens, pieces), done[-1][1])
             elif len(request.text.pieces) > pieces:
                 self._listeners[request] = listener, len(request.answer), len(request.text.pieces)
                 listener(request.since(tokens, pieces), None)
+        if done:
+            time.sleep(LET_GO)
+        for request, completion in done:
+            for observer in self._observers:
+                observer(completion, request.sequence.prompt)
 
     def _drop(self, request: Request) -> None:
         self._engine.cancel(request)

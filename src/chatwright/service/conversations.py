@@ -32,6 +32,26 @@ PAGE_MOST = 200  # items of a list
 SNIPPET = 160  # characters
 MOST_CONVERSATIONS = 10_000  # of one person
 
+# What every turn asks is built once, since that takes longer than the database's answer.
+_OWNED = sa.select(ConversationRow).where(
+    ConversationRow.id == sa.bindparam("conversation"), ConversationRow.user_id == sa.bindparam("user")
+)
+_OWNED_LOCKED = _OWNED.with_for_update()
+_OWNED_MESSAGE = (
+    sa.select(MessageRow.id)
+    .join(ConversationRow, ConversationRow.id == MessageRow.conversation_id)
+    .where(MessageRow.id == sa.bindparam("message"), ConversationRow.id == sa.bindparam("conversation"))
+    .where(ConversationRow.user_id == sa.bindparam("user"))
+)
+_MESSAGES = sa.select(MessageRow).where(MessageRow.conversation_id == sa.bindparam("conversation"))
+_RATED = (
+    sa.select(FeedbackRow, FeedbackTagRow.tag)
+    .join(MessageRow, MessageRow.id == FeedbackRow.message_id)
+    .outerjoin(FeedbackTagRow, FeedbackTagRow.message_id == FeedbackRow.message_id)
+    .where(MessageRow.conversation_id == sa.bindparam("conversation"))
+)
+_COMPARED = sa.select(ComparisonRow).where(ComparisonRow.conversation_id == sa.bindparam("conversation"))
+
 
 class Conversations:
     """The conversations in a database. running: see `views.Running`."""
@@ -125,10 +145,9 @@ class Conversations:
 
     def check(self, user_id: str, conversation_id: str, message_id: str) -> None:
         """Refusal unless it is a message of a conversation of the person."""
-        wanted = sa.select(MessageRow.id).join(ConversationRow, ConversationRow.id == MessageRow.conversation_id)
-        wanted = wanted.where(MessageRow.id == message_id, ConversationRow.id == conversation_id)
-        with self._database.read() as session:
-            if session.scalar(wanted.where(ConversationRow.user_id == user_id)) is None:
+        wanted = {"message": message_id, "conversation": conversation_id, "user": user_id}
+        with self._database.read_rows() as connection:
+            if connection.scalar(_OWNED_MESSAGE, wanted) is None:
                 raise not_found()
 
     def messages(self, user_id: str, conversation_id: str, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -211,8 +230,7 @@ class Conversations:
 
 def owned(session: Session, user_id: str, conversation_id: str, lock: bool = False) -> ConversationRow:
     """A person's conversation. Refusal 404 when there is none, or it is somebody else's."""
-    wanted = sa.select(ConversationRow).where(ConversationRow.id == conversation_id, ConversationRow.user_id == user_id)
-    row = session.scalar(wanted.with_for_update() if lock else wanted)
+    row = session.scalar(_OWNED_LOCKED if lock else _OWNED, {"conversation": conversation_id, "user": user_id})
     if row is None:
         raise not_found()
     return row
@@ -220,25 +238,20 @@ def owned(session: Session, user_id: str, conversation_id: str, lock: bool = Fal
 
 def read_tree(session: Session, conversation_id: str) -> Tree:
     """All messages of a conversation."""
-    return Tree(session.scalars(sa.select(MessageRow).where(MessageRow.conversation_id == conversation_id)))
+    return Tree(session.scalars(_MESSAGES, {"conversation": conversation_id}))
 
 
 def read_extras(session: Session, conversation_id: str) -> Extras:
     """Ratings and comparisons of a conversation's messages."""
-    rated = (
-        sa.select(FeedbackRow, FeedbackTagRow.tag)
-        .join(MessageRow, MessageRow.id == FeedbackRow.message_id)
-        .outerjoin(FeedbackTagRow, FeedbackTagRow.message_id == FeedbackRow.message_id)
-        .where(MessageRow.conversation_id == conversation_id)
-    )
+    of = {"conversation": conversation_id}
     ratings: dict[str, FeedbackRow] = {}
     tags: dict[str, list[str]] = {}
-    for rating, tag in session.execute(rated):
+    for rating, tag in session.execute(_RATED, of):
         ratings[rating.message_id] = rating
         if tag is not None:
             tags.setdefault(rating.message_id, []).append(tag)
     compared: dict[str, str] = {}
-    for pair in session.scalars(sa.select(ComparisonRow).where(ComparisonRow.conversation_id == conversation_id)):
+    for pair in session.scalars(_COMPARED, of):
         compared |= {pair.answer_a: pair.id, pair.answer_b: pair.id}
     return Extras(ratings, tags, compared)
 

@@ -1,7 +1,8 @@
 """Answers under way: made apart from whoever reads them, in numbered pieces that are stored while they come.
 
-A reader may leave and come back at any piece. A writer puts the pieces of all answers into the database together, a few
-times a second; the end of an answer is told only after it is on disk.
+The engine begins while the question is written; nobody hears of the answer before that is on disk. A reader may leave
+and come back at any piece. A writer puts the pieces of all answers into the database together, a few times a second;
+the end of an answer is told only after it is on disk.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
 
 from chatwright.inference.request import Completion, Timing
 from chatwright.inference.scheduler import QueueFull
@@ -27,7 +27,7 @@ from chatwright.service.load import Meter
 from chatwright.service.moderation import CHECK_CHARACTERS, Moderator, judge
 from chatwright.service.refusal import Refusal
 from chatwright.service.tables import ConversationRow, EventRow, MessageRow
-from chatwright.service.turns import Task, judged
+from chatwright.service.turns import Plan, Task, Turn, judged
 
 FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
 RETRY_SECONDS = 1.0  # after the database failed
@@ -37,10 +37,20 @@ MOST_RUNNING = 4  # answers of one person
 FAILED = "The model failed to answer; please try again."
 BUSY = "The model is busy; please try again in a moment."
 
-log = logging.getLogger("chatwright.service")
-
-
 KEEP_ALIVE_SECONDS = 15.0  # proxies close what is silent
+
+# What every answer asks is built once, since that takes longer than the database's answer.
+_THERE = (
+    sa.select(MessageRow.id)
+    .where(MessageRow.id.in_(sa.bindparam("ids", expanding=True)))
+    .with_for_update(key_share=True)
+    .order_by(MessageRow.id)
+)
+_ADD_PIECES = sa.insert(EventRow)
+_END = sa.update(MessageRow).where(MessageRow.id == sa.bindparam("message"))
+_USED = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
+
+log = logging.getLogger("chatwright.service")
 
 
 @dataclass(frozen=True)
@@ -139,7 +149,10 @@ class Answers:
         self._database, self._line, self._meter = database, line, meter
         self._moderator, self._on_end, self._overhead = moderator, on_end, overhead
         self._live: dict[str, Live] = {}
-        self._dirty, self._finishing = asyncio.Event(), asyncio.Event()
+        self._early: set[Live] = set()  # under way, while their rows are written
+        self._due = asyncio.Event()  # for the writer
+        self._flush: asyncio.TimerHandle | None = None  # wakes it for pieces
+        self._flushing = False  # it has come to that
         self._writer: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -148,7 +161,7 @@ class Answers:
 
     async def close(self) -> None:
         """Break off what is under way, and have it on disk."""
-        for live in list(self._live.values()):
+        for live in [*self._early, *self._live.values()]:
             self._cancel(live)
         with suppress(TimeoutError):  # a database that fails for good; the next start ends what is left
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -171,16 +184,36 @@ class Answers:
         """Refusal when the line is full, or the person has too many answers under way."""
         if self._line.full:
             raise Refusal(503, "overloaded", BUSY, retry_after=RETRY_AFTER)
-        mine = sum(live.task.user_id == user_id for live in self._live.values())
+        mine = sum(live.task.user_id == user_id for live in [*self._early, *self._live.values()])
         if mine >= MOST_RUNNING:
             raise Refusal(429, "too_many_answers", "Too many answers are under way; stop one.", retry_after=RETRY_AFTER)
 
-    def start(self, tasks: Iterable[Task], asked: float) -> None:
-        """Make answers whose rows are written. One for which the line has no place fails, kindly. asked: see `Live`."""
-        for task in tasks:
-            live = self._live[task.message_id] = Live(task, asked)
-            live.work = asyncio.create_task(self._answer(live))
-            live.work.add_done_callback(partial(self._done, live))
+    async def make(self, plan: Plan, asked: float) -> Turn:
+        """Make the answers of a turn, and write it meanwhile; returns when that is on disk. asked: see `Live`.
+
+        An answer for which the line has no place fails, kindly. Those of a turn that cannot be written are dropped.
+        """
+        early = {self._begin(task, asked) for task in plan.tasks}
+        self._early |= early
+        kept: list[Live] = []
+        try:
+            turn = await asyncio.to_thread(plan.write)
+            kept = [live for live in early if live.task in turn.tasks]
+        finally:
+            self._early -= early
+            for live in early.difference(kept):
+                self._cancel(live)
+        for live in kept:
+            self._live[live.task.message_id] = live
+            self._news_of(live)
+        return turn
+
+    def _begin(self, task: Task, asked: float) -> Live:
+        """Put an answer into the line."""
+        live = Live(task, asked)
+        live.work = asyncio.create_task(self._answer(live))
+        live.work.add_done_callback(partial(self._done, live))
+        return live
 
     async def stop(self, message_id: str) -> None:
         """End an answer as it is; returns when that is on disk. Harmless when it is done."""
@@ -217,8 +250,18 @@ class Answers:
         else:
             log.error("an answer failed", exc_info=error)
             live.outcome = Outcome("failed", notice=FAILED)
-        self._dirty.set()
-        self._finishing.set()
+        self._news_of(live)
+
+    def _news_of(self, live: Live) -> None:
+        """There is something for the writer: an end at once, pieces soon."""
+        if live.outcome is not None:
+            self._due.set()
+        elif self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._write_pieces)
+
+    def _write_pieces(self) -> None:
+        self._flush, self._flushing = None, True
+        self._due.set()
 
     async def _answer(self, live: Live) -> Outcome:
         """Take the pieces as they come, and look at them from time to time."""
@@ -234,7 +277,7 @@ class Answers:
                 self._meter.first(time.monotonic() - live.asked)
             live.say(piece.text)
             self._meter.piece()
-            self._dirty.set()
+            self._news_of(live)
             seen += len(piece.text)
             if seen >= CHECK_CHARACTERS:
                 seen = 0
@@ -260,41 +303,40 @@ class Answers:
     async def _write(self) -> None:
         """Put what is new into the database, again and again."""
         while True:
-            await self._dirty.wait()
-            if not self._finishing.is_set():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._finishing.wait(), FLUSH_SECONDS)
-            self._dirty.clear()
-            self._finishing.clear()
+            await self._due.wait()
+            self._due.clear()
+            flushing, self._flushing = self._flushing, False  # else no end waits for others' pieces
             batch = [Part(live, live.stored, len(live.pieces), live.outcome) for live in self._live.values()]
-            batch = [part for part in batch if part.outcome is not None or part.upto > part.since]
+            batch = [part for part in batch if part.outcome is not None or (flushing and part.upto > part.since)]
+            if not batch:
+                continue
             try:
                 await asyncio.to_thread(self._store, batch)
             except Exception as error:
                 log.error("answers cannot be stored; trying again", exc_info=error)
                 await asyncio.sleep(RETRY_SECONDS)
-                self._dirty.set()
+                self._write_pieces()
                 continue
             for part in batch:
                 self._stored(part)
 
     def _store(self, batch: list[Part]) -> None:
-        with self._database.write() as session:
-            ids = [part.live.task.message_id for part in batch]
-            there = sa.select(MessageRow.id).where(MessageRow.id.in_(ids)).with_for_update(key_share=True)
-            existing = set(session.scalars(there.order_by(MessageRow.id)))
-            parts = [part for part in batch if part.live.task.message_id in existing]  # others' conversations are gone
-            if events := [part.event() for part in parts if part.outcome is None]:
-                session.execute(sa.insert(EventRow), events)
-            for part in parts:
-                if part.outcome is not None:
-                    part.end(session, part.outcome)
+        with self._database.write_rows() as connection:
+            for part in batch:
+                if part.outcome is not None:  # a conversation before its message: who deletes one locks them so
+                    connection.execute(_USED, part.use())
+                    connection.execute(_END, part.end(part.outcome))
+            if running := {part.live.task.message_id: part for part in batch if part.outcome is None}:
+                existing = connection.scalars(_THERE, {"ids": list(running)})  # others' conversations are gone
+                if events := [running[id].event() for id in existing]:
+                    connection.execute(_ADD_PIECES, events)
 
     def _stored(self, part: Part) -> None:
         live = part.live
         live.stored = part.upto
         if part.outcome is not None:
-            del self._live[live.task.message_id]
+            if self._live.get(live.task.message_id) is live:  # else it goes on already
+                del self._live[live.task.message_id]
             live.end()
             if live.timing is not None:
                 self._overhead(time.monotonic() - live.asked - (live.timing.ended - live.timing.began))
@@ -315,10 +357,11 @@ class Part:
         task, pieces = self.live.task, self.live.pieces[self.since : self.upto]
         return {"message_id": task.message_id, "first": task.event + self.since + 1, "pieces": pieces}
 
-    def end(self, session: Session, outcome: Outcome) -> None:
-        """Write the whole answer."""
+    def end(self, outcome: Outcome) -> dict[str, Any]:
+        """What the row of the whole answer becomes."""
         task = self.live.task
         values: dict[str, Any] = {
+            "message": task.message_id,
             "content": task.text + "".join(self.live.pieces[: self.upto]),
             "status": outcome.status,
             "finish_reason": outcome.finish_reason,
@@ -328,9 +371,11 @@ class Part:
         }
         if outcome.moderation is not None:
             values["moderation"] = outcome.moderation
-        session.execute(sa.update(MessageRow).where(MessageRow.id == task.message_id).values(**values))
-        used = sa.update(ConversationRow).where(ConversationRow.id == task.conversation_id)
-        session.execute(used.values(updated_at=time.time()))
+        return values
+
+    def use(self) -> dict[str, Any]:
+        """What the row of its conversation becomes."""
+        return {"conversation": self.live.task.conversation_id, "updated_at": time.time()}
 
 
 def mark_interrupted(database: Database) -> int:

@@ -62,12 +62,11 @@ class Metrics:
         self._overhead = histogram(
             "chatwright:service_overhead_seconds", "Time of an answer not spent in the engine.", OVERHEAD, ()
         )
-        self._database_wait = histogram(
-            "chatwright:database_wait_seconds", "Until a transaction could begin.", DATABASE, ("kind",)
-        )
-        self._database_time = histogram(
+        wait = histogram("chatwright:database_wait_seconds", "Until a transaction could begin.", DATABASE, ("kind",))
+        took = histogram(
             "chatwright:database_transaction_seconds", "Of transactions, from begin to end.", DATABASE, ("kind",)
         )
+        self._database = {kind: (wait.labels(kind), took.labels(kind)) for kind in ("read", "write")}
         self._refused = counter("chatwright:refused_requests", "API requests refused, by status.", ("status",))
         registry.register(_Engines(models, line))
         for name, model in models.items():
@@ -107,8 +106,9 @@ class Metrics:
 
     def database(self, kind: str, waited: float, took: float) -> None:
         """A transaction, "read" or "write", waited so long for a connection and its turn, and took so long; seconds."""
-        self._database_wait.labels(kind).observe(waited)
-        self._database_time.labels(kind).observe(took)
+        wait, time = self._database[kind]
+        wait.observe(waited)
+        time.observe(took)
 
     def text(self) -> bytes:
         """All of it as Prometheus reads it."""

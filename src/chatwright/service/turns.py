@@ -1,9 +1,13 @@
-"""Turns of a conversation: what a person asks becomes rows of the tree, and a task for the engine."""
+"""Turns of a conversation: what a person asks becomes rows of the tree, and a task for the engine.
+
+A turn is planned from what is there, and then written. The engine may begin with the tasks of a plan meanwhile.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +29,24 @@ from chatwright.storage import keyed_uniform
 TEMPERATURE = 0.3  # ours: small models are right more often when they stay close to their best guess
 LONGEST_MESSAGE = 32_000  # characters
 MOST_MESSAGES = 2000  # of one conversation
+
+# What every turn asks is built once, since that takes longer than the database's answer.
+_SETTINGS = (
+    sa.select(User.settings, ConversationRow.settings)
+    .join(ConversationRow, ConversationRow.user_id == User.id)
+    .where(ConversationRow.id == sa.bindparam("conversation"), User.id == sa.bindparam("user"))
+)
+_LAST = sa.select(
+    sa.func.max(MessageRow.position), sa.func.max(sa.case((MessageRow.status == "running", 1), else_=0))
+).where(MessageRow.conversation_id == sa.bindparam("conversation"))
+_ASKED = sa.select(MessageRow.id).where(
+    MessageRow.conversation_id == sa.bindparam("conversation"), MessageRow.key == sa.bindparam("key")
+)
+_ADD_MESSAGE, _ADD_COMPARISON = sa.insert(MessageRow), sa.insert(ComparisonRow)
+_CHANGE_CONVERSATION = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
+
+
+Row = dict[str, Any]  # of a table, by column
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,17 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A turn that is not written yet. tasks: the answers to make, if it comes to that.
+
+    write: puts it on disk, and says what came of it; Refusal when the conversation is another by now.
+    """
+
+    tasks: list[Task]
+    write: Callable[[], Turn]
+
+
+@dataclass(frozen=True)
 class Wish:
     """How a turn is to be answered. compare: two answers. settings: of this turn alone."""
 
@@ -66,7 +99,7 @@ class Wish:
 
 
 class Turns:
-    """Takes turns, in a database, for the models that are served."""
+    """Plans turns, in a database, for the models that are served."""
 
     def __init__(self, database: Database, models: Mapping[str, LoadedModel]) -> None:
         self._database, self._models = database, models
@@ -79,35 +112,37 @@ class Turns:
         content: str,
         wish: Wish,
         decision: Decision | None = None,
-    ) -> Turn:
+    ) -> Plan:
         """A question below `parent_id`. decision: the moderator's; a flagged question is kept, and not answered."""
         with self._database.read() as session:
-            conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
+            tree, settings = self._look(session, user_id, conversation_id, wish)
+            known = wish.key is not None and any(row.key == wish.key for row in tree.rows)
+            before = _taken_before(session, conversation_id, wish.key) if known else None
+        if before is not None:
+            return Plan([], lambda: before)
         above = tree.path(parent_id)
         if (parent_id is None) == bool(above) or (above and above[-1].role != "assistant"):
             raise Refusal(400, "wrong_parent", "A question stands below an answer, or at the root.", param="parent_id")
         if above and asks_to_go_on(content) and tree.can_continue(above[-1]):
             return self.go_on(user_id, conversation_id, above[-1].id)
-        question = MessageRow(
-            id=new_id(), parent_id=parent_id, role="user", content=content, key=wish.key, status="done"
-        )
-        if decision is not None:
-            question.moderation = judged(decision)
+        question: Row = {"id": new_id(), "parent_id": parent_id, "role": "user", "content": content, "key": wish.key}
+        question |= {"status": "done", "moderation": None if decision is None else judged(decision)}
         if decision is not None and decision.flagged:
-            question.status = "blocked"
-            refusal = MessageRow(id=new_id(), parent_id=question.id, role="assistant", status="blocked")
-            refusal.notice, refusal.moderation = decision.message, judged(decision)
+            question["status"] = "blocked"
+            refusal: Row = {"id": new_id(), "parent_id": question["id"], "role": "assistant", "status": "blocked"}
+            refusal |= {"notice": decision.message, "moderation": judged(decision)}
             rows, tasks = [question, refusal], list[Task]()
         else:
             count = 2 if wish.compare else 1
-            rows, tasks = self._answers(conversation, [*above, question], question.id, settings, count, user_id)
+            branch = [*above, MessageRow(**question)]
+            rows, tasks = self._answers(conversation_id, branch, question["id"], settings, count, user_id)
             rows = [question, *rows]
-        return self._write(user_id, conversation_id, rows, tasks, question, wish.compare and bool(tasks))
+        return self._plan(user_id, tree, conversation_id, rows, tasks, question, wish.compare and bool(tasks))
 
-    def regenerate(self, user_id: str, conversation_id: str, message_id: str, wish: Wish) -> Turn:
+    def regenerate(self, user_id: str, conversation_id: str, message_id: str, wish: Wish) -> Plan:
         """Another answer beside an answer, or one below a question."""
         with self._database.read() as session:
-            conversation, tree, settings = self._look(session, user_id, conversation_id, wish)
+            tree, settings = self._look(session, user_id, conversation_id, wish)
         branch = tree.path(message_id)
         if not branch:
             raise not_found()
@@ -115,17 +150,18 @@ class Turns:
             branch = branch[:-1]
         if branch[-1].status == "blocked":
             raise Refusal(409, "not_allowed", "This question is not answered; ask another.")
-        rows, tasks = self._answers(conversation, branch, branch[-1].id, settings, 1, user_id)
-        return self._write(user_id, conversation_id, rows, tasks, None, False)
+        rows, tasks = self._answers(conversation_id, branch, branch[-1].id, settings, 1, user_id)
+        return self._plan(user_id, tree, conversation_id, rows, tasks, None, False)
 
-    def go_on(self, user_id: str, conversation_id: str, message_id: str) -> Turn:
+    def go_on(self, user_id: str, conversation_id: str, message_id: str) -> Plan:
         """More of an answer that was cut."""
         with self._database.read() as session:
-            _, tree, settings = self._look(session, user_id, conversation_id, Wish({}))
+            tree, settings = self._look(session, user_id, conversation_id, Wish({}))
         branch = tree.path(message_id)
         if not branch:
             raise not_found()
         cut = branch[-1]
+        _check_free(tree.rows[-1].position, tree.running)
         if not tree.can_continue(cut):
             raise Refusal(409, "cannot_continue", "This answer was not cut, or the conversation has gone on.")
         model = self._model(cut.model)
@@ -136,87 +172,94 @@ class Turns:
             raise Refusal(400, "context_length_exceeded", "The answer has filled the model's context.")
         sampling = sampling_of(settings, model, f"{cut.id}:{cut.last_event}")
         task = Task(cut.id, conversation_id, user_id, model, [*ids, *said], sampling, cut.content, cut.last_event)
-        with self._database.write() as session:
-            row = owned(session, user_id, conversation_id, lock=True)
-            last_position(session, conversation_id)
-            session.execute(sa.delete(EventRow).where(EventRow.message_id == cut.id))
-            session.execute(
-                sa.update(MessageRow)
-                .where(MessageRow.id == cut.id)
-                .values(status="running", finish_reason=None, notice=None, base_event=cut.last_event)
-            )
-            row.current_id = cut.id
-            touch(row)
-        return Turn(None, [cut.id], [task], continued=True)
 
-    def _look(
-        self, session: Session, user_id: str, conversation_id: str, wish: Wish
-    ) -> tuple[ConversationRow, Tree, dict[str, Any]]:
-        """The conversation, its messages, and a turn's settings: its own before the conversation's and account's."""
-        conversation = owned(session, user_id, conversation_id)
-        user = session.get_one(User, user_id)
-        settings = {**user.settings, **conversation.settings}
+        def write() -> Turn:
+            with self._database.write() as session:
+                row = owned(session, user_id, conversation_id, lock=True)
+                last_position(session, conversation_id)
+                session.execute(sa.delete(EventRow).where(EventRow.message_id == cut.id))
+                session.execute(
+                    sa.update(MessageRow)
+                    .where(MessageRow.id == cut.id)
+                    .values(status="running", finish_reason=None, notice=None, base_event=cut.last_event)
+                )
+                row.current_id = cut.id
+                touch(row)
+            return Turn(None, [cut.id], [task], continued=True)
+
+        return Plan([task], write)
+
+    def _look(self, session: Session, user_id: str, conversation_id: str, wish: Wish) -> tuple[Tree, dict[str, Any]]:
+        """A conversation's messages, and a turn's settings: its own before the conversation's and account's."""
+        found = session.execute(_SETTINGS, {"conversation": conversation_id, "user": user_id}).first()
+        if found is None:
+            raise not_found()
+        account, conversation = found
+        settings = {**account, **conversation}
         settings |= {key: value for key, value in wish.settings.items() if value is not None}
-        return conversation, read_tree(session, conversation_id), settings
+        return read_tree(session, conversation_id), settings
 
     def _answers(
         self,
-        conversation: ConversationRow,
+        conversation_id: str,
         branch: Sequence[MessageRow],
         question_id: str,
         settings: Mapping[str, Any],
         count: int,
         user_id: str,
-    ) -> tuple[list[MessageRow], list[Task]]:
+    ) -> tuple[list[Row], list[Task]]:
         """So many answers to the question at the end of a branch: their rows and tasks."""
         model = self._model(settings.get("model"))
         instructions = settings.get("instructions") or ""
         prompt = self._prompt(model, spoken(branch, instructions), settings.get("max_tokens"))
-        rows, tasks = [], []
+        rows, tasks = list[Row](), list[Task]()
         for _ in range(count):
-            row = MessageRow(id=new_id(), parent_id=question_id, role="assistant", status="running")
-            sampling = sampling_of(settings, model, row.id)
-            row.model, row.model_hash, row.instructions = model.name, model.fingerprint, instructions
-            row.dropped, row.prompt_tokens = prompt.dropped, len(prompt.ids)
-            row.sampling = {key: getattr(sampling, key) for key in ("temperature", "top_p", "max_tokens", "seed")}
+            id = new_id()
+            sampling = sampling_of(settings, model, id)
+            row: Row = {"id": id, "parent_id": question_id, "role": "assistant", "status": "running"}
+            row |= {"model": model.name, "model_hash": model.fingerprint, "instructions": instructions}
+            row |= {"dropped": prompt.dropped, "prompt_tokens": len(prompt.ids)}
+            row["sampling"] = {key: getattr(sampling, key) for key in ("temperature", "top_p", "max_tokens", "seed")}
             rows.append(row)
-            tasks.append(Task(row.id, conversation.id, user_id, model, prompt.ids, sampling))
+            tasks.append(Task(id, conversation_id, user_id, model, prompt.ids, sampling))
         return rows, tasks
 
-    def _write(
+    def _plan(
         self,
         user_id: str,
+        tree: Tree,
         conversation_id: str,
-        rows: list[MessageRow],
+        rows: list[Row],
         tasks: list[Task],
-        question: MessageRow | None,
+        question: Row | None,
         compared: bool,
-    ) -> Turn:
-        """Put new messages into the tree. Refusal when an answer runs, or there are too many."""
+    ) -> Plan:
+        """New messages of the tree. Refusal when an answer runs, or there are too many."""
+        _check_free(tree.rows[-1].position if tree.rows else 0, tree.running, len(rows))
+        answers = [row["id"] for row in rows if row["role"] == "assistant"]
+        turn = Turn(question["id"] if question else None, answers, tasks, new_id() if compared else None)
+        return Plan(tasks, lambda: self._write(user_id, conversation_id, rows, turn, question))
+
+    def _write(self, user_id: str, conversation_id: str, rows: list[Row], turn: Turn, question: Row | None) -> Turn:
+        """Put new messages into the tree. Refusal when an answer runs by now, or there are too many."""
         with self._database.write() as session:
             conversation = owned(session, user_id, conversation_id, lock=True)
-            key = question.key if question is not None else None
-            if key is not None and (before := _taken_before(session, conversation_id, key)):
+            key = question["key"] if question is not None else None
+            if before := _taken_before(session, conversation_id, key):
                 return before
-            position = last_position(session, conversation_id)
-            if position + len(rows) > MOST_MESSAGES:
-                raise Refusal(409, "conversation_full", "This conversation is full; begin a new one.")
-            for place, row in enumerate(rows, start=position + 1):
-                row.conversation_id, row.position = conversation_id, place
-            session.add_all(rows)  # they are written in this order: a parent before its children
-            session.flush()
-            answers = [row.id for row in rows if row.role == "assistant"]
-            comparison = None
-            if compared:
-                pair = ComparisonRow(id=new_id(), conversation_id=conversation_id, parent_id=rows[0].id)
-                pair.answer_a, pair.answer_b = answers
-                session.add(pair)
-                comparison = pair.id
+            position = last_position(session, conversation_id, len(rows))
+            connection = session.connection()
+            for place, row in enumerate(rows, start=position + 1):  # a parent before its children
+                connection.execute(_ADD_MESSAGE, {**row, "conversation_id": conversation_id, "position": place})
+            if turn.comparison is not None:
+                pair: Row = {"id": turn.comparison, "conversation_id": conversation_id, "parent_id": turn.question}
+                pair |= dict(zip(("answer_a", "answer_b"), turn.answers, strict=True))
+                connection.execute(_ADD_COMPARISON, pair)
+            changes: Row = {"current_id": turn.answers[0], "updated_at": time.time()}
             if question is not None and not conversation.title_source:
-                conversation.title, conversation.title_source = title_of(question.content), "words"
-            conversation.current_id = answers[0]
-            touch(conversation)
-        return Turn(question.id if question else None, answers, tasks, comparison)
+                changes |= {"title": title_of(question["content"]), "title_source": "words"}
+            connection.execute(_CHANGE_CONVERSATION, {"conversation": conversation_id, **changes})
+        return turn
 
     def _model(self, name: str | None) -> LoadedModel:
         """The model of a name; without one the first that is served."""
@@ -260,20 +303,26 @@ def drawn_for_comparison(conversation_id: str, parent_id: str | None, share: flo
     return keyed_uniform("comparison", conversation_id, parent_id or "") < share
 
 
-def last_position(session: Session, conversation_id: str) -> int:
-    """Of a conversation's messages; 0 when there is none. Refusal when one of its answers is under way."""
-    runs = sa.case((MessageRow.status == "running", 1), else_=0)
-    wanted = sa.select(sa.func.max(MessageRow.position), sa.func.max(runs))
-    last, running = session.execute(wanted.where(MessageRow.conversation_id == conversation_id)).one()
-    if running:
-        raise Refusal(409, "answer_running", "An answer is under way; stop it or wait for its end.")
+def last_position(session: Session, conversation_id: str, more: int = 0) -> int:
+    """Of a conversation's messages; 0 when there is none. Refusal when no `more` may be added."""
+    last, running = session.execute(_LAST, {"conversation": conversation_id}).one()
+    _check_free(last or 0, bool(running), more)
     return last or 0
 
 
-def _taken_before(session: Session, conversation_id: str, key: str) -> Turn | None:
+def _check_free(last: int, running: bool, more: int = 0) -> None:
+    """Refusal when an answer of the conversation is under way, or there would be too many messages."""
+    if running:
+        raise Refusal(409, "answer_running", "An answer is under way; stop it or wait for its end.")
+    if last + more > MOST_MESSAGES:
+        raise Refusal(409, "conversation_full", "This conversation is full; begin a new one.")
+
+
+def _taken_before(session: Session, conversation_id: str, key: str | None) -> Turn | None:
     """The turn that this key has taken already."""
-    same = MessageRow.conversation_id == conversation_id, MessageRow.key == key
-    question = session.scalar(sa.select(MessageRow.id).where(*same))
+    if key is None:
+        return None
+    question = session.scalar(_ASKED, {"conversation": conversation_id, "key": key})
     if question is None:
         return None
     pair = session.scalar(sa.select(ComparisonRow).where(ComparisonRow.parent_id == question))

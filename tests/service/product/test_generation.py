@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -164,6 +166,54 @@ def test_stopping_keeps_what_was_said_and_frees_the_engine(product: Callable[...
 
 
 @on_sqlite
+def test_the_engine_begins_while_the_question_is_written_and_nobody_hears_of_it_before(
+    product: Callable[..., Service], scripted: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    model = scripted("Tokyo.")
+    service = product(model)
+    anna, other = service.browser("anna"), service.browser().log_in("anna")
+    id = anna.conversation()
+    written, write = threading.Event(), service.parts.turns._write
+
+    def slow(*args: Any) -> Any:
+        assert written.wait(30)
+        return write(*args)
+
+    monkeypatch.setattr(service.parts.turns, "_write", slow)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(other.send, id, "Capital of Japan?")
+        wait_until(model.engine.finished.is_set)
+        assert anna.read(id)["messages"] == []
+        assert not sent.done()
+        written.set()
+        [answer] = sent.result(30)["answers"]
+    assert anna.end_of(answer)["content"] == "Tokyo."
+    assert len(model.engine.prompts) == 1
+
+
+def test_what_the_engine_began_is_dropped_when_the_question_cannot_be_written(
+    product: Callable[..., Service], scripted: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    model = scripted(LONG, delay=0.01)
+    service = product(model)
+    anna = service.browser("anna")
+    id = anna.conversation()
+
+    def failing(*_: Any) -> Any:
+        wait_until(lambda: model.engine.generated > 0)
+        raise sa.exc.OperationalError("planted", None, Exception("disk full"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service.parts.turns, "_write", failing)
+        refused = anna.refused("POST", f"/conversations/{id}/messages", {"content": "Talk"})
+    assert refused == (500, "server_error")
+    wait_until(model.engine.finished.is_set)
+    assert model.engine.generated < len(model.tokenizer.encode(LONG))
+    wait_until(lambda: service.parts.line.length == 0)
+    assert anna.read(id)["messages"] == []
+    assert anna.ask(id, "Talk")["content"] == LONG
+
+
 def test_an_answer_in_line_can_be_stopped(product: Callable[..., Service], scripted: Callable):
     model = scripted("word " * 240, delay=0.05)
     service = product(model, at_once=1, waiting_places=4)

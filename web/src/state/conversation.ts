@@ -5,6 +5,7 @@ import { newestLeaf, withMessage } from "./tree";
 
 export type Happening =
   | { type: "opened"; conversation: Conversation }
+  | { type: "renewed"; conversation: Conversation; current: string | null }
   | { type: "turned"; turn: Turn }
   | { type: "heard"; id: string; event: AnswerEvent }
   | { type: "changed"; message: Message }
@@ -18,6 +19,8 @@ export function after(before: Conversation | null, happening: Happening): Conver
   if (!before) return before;
   const { messages } = before;
   switch (happening.type) {
+    case "renewed":
+      return renewed(before, happening.conversation, happening.current);
     case "turned":
       return turned(before, happening.turn);
     case "heard":
@@ -33,6 +36,23 @@ export function after(before: Conversation | null, happening: Happening): Conver
     case "edited":
       return { ...before, ...happening.conversation };
   }
+}
+
+/** What the server has by now. `current`: where the branch ended when it was asked; what happened here since then stays. */
+function renewed(before: Conversation, fresh: Conversation, current: string | null): Conversation {
+  if (before.id !== fresh.id) return before;
+  const ours = new Map(before.messages.map((message) => [message.id, message]));
+  const messages = fresh.messages.map((message) => {
+    const own = ours.get(message.id);
+    ours.delete(message.id);
+    return own && own.last_event > message.last_event ? own : message;
+  });
+  const stays = ours.size > 0 || before.current_id !== current;
+  return {
+    ...fresh,
+    messages: [...ours.values()].reduce(withMessage, messages),
+    current_id: stays ? before.current_id : fresh.current_id,
+  };
 }
 
 function turned(before: Conversation, { question, answers, comparison, conversation }: Turn): Conversation {

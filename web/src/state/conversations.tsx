@@ -3,6 +3,8 @@ import { createContext, type ReactNode, useCallback, useContext, useEffect, useM
 import * as server from "../api/server";
 import type { Summary } from "../api/types";
 import { usePath } from "../router";
+import { renewed } from "./list";
+import { useReturn } from "./returning";
 
 interface List {
   items: Summary[];
@@ -64,14 +66,19 @@ export function ConversationsProvider({ children }: { children: ReactNode }) {
     return () => clearTimeout(timer);
   }, [read, search]);
 
-  /** Takes over what is new of the conversations that are listed, such as the end of an answer. */
+  const known = useRef(0);
+  known.current = items.length;
+
+  /** Takes over what is new, such as the end of an answer, or what was done in another tab. */
   const look = useCallback(async () => {
     const mine = asked.current;
     const answer = await server.conversations(search.trim(), archived, null).catch(() => null);
     if (!answer || mine !== asked.current) return;
-    const fresh = new Map(answer.items.map((item) => [item.id, item]));
-    setItems((before) => before.map((item) => fresh.get(item.id) ?? item));
+    if (known.current <= answer.items.length) setCursor(answer.next_cursor); // else the list goes on behind what was read
+    setItems((before) => renewed(before, answer.items, answer.next_cursor !== null));
   }, [search, archived]);
+
+  useReturn(useCallback(() => void look(), [look]));
 
   const path = usePath();
   useEffect(() => {

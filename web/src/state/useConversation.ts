@@ -7,6 +7,7 @@ import type { Choice, Comparison, Conversation, Feedback, Message, Turn } from "
 import { go } from "../router";
 import { after, type Happening } from "./conversation";
 import { useConversations } from "./conversations";
+import { useReturn } from "./returning";
 
 /** A message on its way to the server. Sent again under the same key, it is asked once. */
 export interface Pending {
@@ -75,6 +76,16 @@ export function useConversation(id: string | null) {
     open();
   }, [id, open]);
 
+  const deleted = useCallback(
+    (gone: string) => {
+      note(gone, null);
+      if (held.current?.id !== gone) return;
+      happen({ type: "left" });
+      setMissing("deleted");
+    },
+    [note],
+  );
+
   const running = useMemo(
     () => conversation?.messages.filter(({ status }) => status === "running").map((message) => message.id) ?? [],
     [conversation],
@@ -84,17 +95,11 @@ export function useConversation(id: string | null) {
   useEffect(() => {
     if (!runningKey || !conversationId) return;
     const followed = held.current?.messages.filter((message) => runningKey.split(",").includes(message.id)) ?? [];
-    const deleted = () => {
-      note(conversationId, null);
-      if (held.current?.id !== conversationId) return;
-      happen({ type: "left" });
-      setMissing("deleted");
-    };
     const onLost = (isLost: boolean) => {
       setLost(isLost);
       if (!isLost) return;
       server.readConversation(conversationId).catch((error: unknown) => {
-        if (error instanceof Refusal && error.status === 404) deleted(); // an EventSource does not say why it failed
+        if (error instanceof Refusal && error.status === 404) deleted(conversationId); // an EventSource does not say why it failed
       });
     };
     const leave = followed.map((message) =>
@@ -102,13 +107,26 @@ export function useConversation(id: string | null) {
         onLost,
         onEvent: (event) => {
           happen({ type: "heard", id: message.id, event });
-          if (event.kind === "gone") deleted();
+          if (event.kind === "gone") deleted(conversationId);
           if (event.kind === "end") note(conversationId, event.conversation);
         },
       }),
     );
     return () => leave.forEach((stop) => stop());
-  }, [runningKey, conversationId, note]);
+  }, [runningKey, conversationId, note, deleted]);
+
+  useReturn(
+    useCallback(() => {
+      const { id: mine, current_id: current } = held.current ?? {};
+      if (!mine || current === undefined) return;
+      server.readConversation(mine).then(
+        (conversation) => happen({ type: "renewed", conversation, current }),
+        (error: unknown) => {
+          if (error instanceof Refusal && error.status === 404) deleted(mine);
+        },
+      );
+    }, [deleted]),
+  );
 
   const begun = useRef<string | null>(null); // the conversation whose first question was asked here
   const count = conversation?.messages.length ?? 0; // a quick answer is done before it was seen to run

@@ -174,12 +174,13 @@ async def ask(
     settings = parts.settings.current
     unasked = drawn_for_comparison(conversation_id, body.parent_id, settings.comparison_share)
     wish = Wish(_given(body.settings), settings.comparisons and (body.compare or unasked), body.key)
-    turn = await asyncio.to_thread(
+    plan = await asyncio.to_thread(
         parts.turns.ask, person.id, conversation_id, body.parent_id, body.content, wish, decision
     )
+    turn = await parts.answers.make(plan, came)
     if turn.repeated or turn.continued:
         response.status_code = 200
-    return await _started(parts, person, conversation_id, turn, came)
+    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/regenerate", status_code=201)
@@ -189,8 +190,9 @@ async def regenerate(
     """Another version of an answer."""
     _check_room(parts, anyone.source, person)
     wish = Wish(_given(body.settings))
-    turn = await asyncio.to_thread(parts.turns.regenerate, person.id, conversation_id, message_id, wish)
-    return await _started(parts, person, conversation_id, turn, came)
+    plan = await asyncio.to_thread(parts.turns.regenerate, person.id, conversation_id, message_id, wish)
+    turn = await parts.answers.make(plan, came)
+    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/continue")
@@ -199,8 +201,9 @@ async def go_on(
 ) -> dict[str, Any]:
     """More of an answer that was cut."""
     _check_room(parts, anyone.source, person)
-    turn = await asyncio.to_thread(parts.turns.go_on, person.id, conversation_id, message_id)
-    return await _started(parts, person, conversation_id, turn, came)
+    plan = await asyncio.to_thread(parts.turns.go_on, person.id, conversation_id, message_id)
+    turn = await parts.answers.make(plan, came)
+    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/stop")
@@ -217,12 +220,6 @@ def _check_room(parts: Context, source: str, person: Person) -> None:
     parts.within("messages_source", source)
     parts.within("messages_account", person.id)
     parts.within("tokens_account", person.id, 0)
-
-
-async def _started(parts: Context, person: Person, conversation_id: str, turn: Turn, came: float) -> dict[str, Any]:
-    """Begin what a turn has to make, and show the turn."""
-    parts.answers.start(turn.tasks, came)
-    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
 
 
 def _turn_view(parts: Context, person: Person, conversation_id: str, turn: Turn) -> dict[str, Any]:

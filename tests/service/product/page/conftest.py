@@ -165,6 +165,10 @@ class Visitor:
         """The field with a label."""
         return self.sight.get_by_label(label, exact=True)
 
+    def come_back(self) -> None:
+        """Leave this tab for another and come back, which a browser without a screen does not tell its pages."""
+        self.page.evaluate("['blur', 'focus'].forEach((name) => dispatchEvent(new Event(name)))")
+
     def choose(self, menu: str | re.Pattern[str], item: str) -> None:
         """Choose from a menu."""
         self.sight.get_by_role("button", name=menu, exact=True).click()

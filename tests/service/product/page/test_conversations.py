@@ -95,6 +95,30 @@ def test_an_answer_that_comes_elsewhere_is_seen_in_the_list_until_its_end(produc
 
 
 @in_both
+def test_what_was_done_in_another_tab_is_there_when_one_comes_back(product, saying: ModelOf, visit: Visit):
+    service = product(saying(ANSWER, delay=0.03))
+    browser = service.browser("ada")
+    one, other = visit(service, browser), visit(service, browser, quiet=False)
+    words = one.words
+    expect(other.page.get_by_text(words.noConversations)).to_be_visible()
+    one.asked(QUESTION, ANSWER)
+    other.come_back()
+    other.listed.get_by_role("link", name=QUESTION).click()
+    expect(other.answers).to_have_text(ANSWER)
+    one.ask("And that of France?")
+    expect(one.answers.nth(1)).to_contain_text("The")
+    other.come_back()  # while the answer comes
+    expect(other.questions).to_have_text([QUESTION, "And that of France?"])
+    expect(other.answers).to_have_text([ANSWER, ANSWER])
+    one.choose(words.optionsFor(QUESTION), words.remove)
+    one.dialog.press(words.remove)
+    expect(one.listed).to_have_count(0)
+    other.come_back()
+    expect(other.page.get_by_text(words.error_not_found)).to_be_visible()
+    expect(other.listed).to_have_count(0)
+
+
+@in_both
 def test_a_shared_link_is_read_by_anyone_until_it_is_removed(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     ada = visit(service, "ada")
