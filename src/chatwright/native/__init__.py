@@ -96,6 +96,67 @@ def attend(
     return y_NHE.transpose(0, 1)[None]
 
 
+class _Rows(ctypes.Structure):
+    """`Rows` of short.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "length", "width")),
+        ("mask", ctypes.c_void_p),
+        ("mask_row", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, q_BTHE: Tensor, k_BTKE: Tensor, mask_BTT: Tensor | None) -> _Rows:
+        B, T, H, E = q_BTHE.shape
+        assert mask_BTT is None or (mask_BTT.is_contiguous() and mask_BTT.dtype == torch.bool)
+        mask_row = T * T if mask_BTT is not None and len(mask_BTT) > 1 else 0
+        return cls(B, H, k_BTKE.shape[2], T, E, _pointer(mask_BTT), mask_row)
+
+
+class _Heads(ctypes.Structure):
+    """`Heads` of short.c."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("row", "head", "token")))
+
+    @classmethod
+    def of(cls, x_BTNE: Tensor) -> _Heads:
+        assert x_BTNE.stride(3) == 1
+        assert x_BTNE.dtype == torch.bfloat16
+        return cls(x_BTNE.data_ptr(), x_BTNE.stride(0), x_BTNE.stride(2), x_BTNE.stride(1))
+
+
+def attend_short(
+    q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask_BTT: Tensor | None, *, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of rows to themselves, bfloat16 [B, T, H, E]; with ``keep`` also what `attend_short_back` needs of it.
+
+    mask_BTT: bool [B or 1, T, T], true where a query attends; None is causal. Tensors may be views, but for the last
+    axis.
+    """
+    B, T, H, _ = q_BTHE.shape
+    y_BTHE = q_BTHE.new_empty(q_BTHE.shape)
+    kept = q_BTHE.new_empty(B, H, T, -(-T // 16) * 16) if keep else None
+    structs = (_Rows.of(q_BTHE, k_BTKE, mask_BTT), *map(_Heads.of, (q_BTHE, k_BTKE, v_BTKE)), _Heads.of(y_BTHE))
+    rows, q, k, v, y = map(ctypes.byref, structs)
+    _library().attend_short(rows, q, k, v, _pointer(kept), y)  # type: ignore[union-attr]
+    return y_BTHE, kept
+
+
+def attend_short_back(
+    inputs: Sequence[Tensor], mask_BTT: Tensor | None, kept: Tensor, dy_BTHE: Tensor, gradients: Sequence[Tensor]
+) -> None:
+    """Fill the gradients in `attend_short`'s inputs q, k and v from that in its result."""
+    structs = [_Rows.of(inputs[0], inputs[1], mask_BTT), *map(_Heads.of, (*inputs, dy_BTHE, *gradients))]
+    rows, q, k, v, dy, dq, dk, dv = map(ctypes.byref, structs)
+    _library().attend_short_back(rows, q, k, v, kept.data_ptr(), dy, dq, dk, dv)  # type: ignore[union-attr]
+
+
+def fast_short(width: int) -> bool:
+    """Whether `attend_short` can be used here for heads of that width."""
+    library = _library()
+    return library is not None and library.fast_short() == 1 and width % 16 == 0
+
+
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool) -> Tensor:
     """RMSNorm over the last axis, or with ``centred`` LayerNorm; weight and bias are float32."""
     y, width = torch.empty_like(x), x.shape[-1]
@@ -271,6 +332,9 @@ def _library() -> ctypes.CDLL | None:
         kernels |= {f"linear_int{bits}": [number] * 4 + [pointer] * 7 for bits in (8, 4)}
         kernels["begin_block"] = [number] + [pointer] * 2 + [number] * 2 + [real] + [pointer] * 5
         kernels["end_block"] = [number] * 3 + [pointer] * 8
+    if library.fast_short():
+        kernels["attend_short"] = [pointer] * 6
+        kernels["attend_short_back"] = [pointer] * 9
     for name, types in kernels.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None
