@@ -34,15 +34,11 @@ typedef uint32_t pair; /* two bfloat16 that are multiplied with two others and s
 
 static inline int64_t up_to(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
-static inline __mmask16 first(int64_t count) { return count < 16 ? (__mmask16)((1 << count) - 1) : 0xffff; }
-
 static inline __m512i widened(const bfloat16 *x) {
     return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)x));
 }
 
 static inline __m512 numbers(const bfloat16 *x) { return _mm512_castsi512_ps(_mm512_slli_epi32(widened(x), 16)); }
-
-static inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
 static inline __m512i paired(__m512i even, __m512i odd) { return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)); }
 
