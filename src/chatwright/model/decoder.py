@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from chatwright.model.activation import activate
 from chatwright.model.attention import dense_attention, maps_of, self_attention
 from chatwright.model.config import ModelConfig, RopeScaling
-from chatwright.model.norms import RMSNorm, unit_rms
+from chatwright.model.norms import LayerNorm, RMSNorm, unit_rms
 from chatwright.model.sparse import sparse_attention
 
 
@@ -239,7 +239,7 @@ class Block(nn.Module):
 
 def build_norm(config: ModelConfig) -> nn.Module:
     """The config's norm over the model's width."""
-    kind = nn.LayerNorm if config.norm == "layernorm" else RMSNorm
+    kind = LayerNorm if config.norm == "layernorm" else RMSNorm
     return kind(config.d_model, eps=config.norm_eps)
 
 

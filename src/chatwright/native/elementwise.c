@@ -3,9 +3,10 @@
 #include "elementwise.h"
 
 #define SMALL(T, NAME, LOAD, STORE)                                                                                  \
-    /* y = norm(x) * weight + bias: RMSNorm, or with `centred` LayerNorm. bias may be 0. */                          \
+    /* y = norm(x) * weight + bias: RMSNorm, or with `centred` LayerNorm; in `kept` [rows, 2], if it is not 0, each   \
+       row's mean and scale. bias may be 0. */                                                                       \
     void norm_##NAME(int64_t rows, int64_t width, int64_t centred, float eps, const T *x, const float *weight,       \
-                     const float *bias, T *y) {                                                                      \
+                     const float *bias, T *y, float *kept) {                                                         \
         _Pragma("omp parallel for schedule(static) if (rows * width > 32768)")                                       \
         for (int64_t r = 0; r < rows; r++) {                                                                         \
             const T *in = x + r * width;                                                                             \
@@ -19,12 +20,52 @@
                 squares += d * d;                                                                                    \
             }                                                                                                        \
             const float scale = 1.0f / sqrtf(squares / width + eps);                                                 \
+            if (kept) kept[2 * r] = mean, kept[2 * r + 1] = scale;                                                   \
             if (bias)                                                                                                \
                 for (int64_t i = 0; i < width; i++)                                                                  \
                     out[i] = STORE((LOAD(in[i]) - mean) * scale * weight[i] + bias[i]);                              \
             else                                                                                                     \
                 for (int64_t i = 0; i < width; i++) out[i] = STORE((LOAD(in[i]) - mean) * scale * weight[i]);        \
         }                                                                                                            \
+    }                                                                                                                \
+                                                                                                                     \
+    /* The gradients of LayerNorm in x, weight and bias from that in its result. Rows are summed up in blocks of 64,  \
+       and these in order: the sums do not depend on the number of threads. */                                       \
+    void norm_back_##NAME(int64_t rows, int64_t width, const T *x, const float *weight, const float *kept, const T *dy, \
+                          T *dx, float *dweight, float *dbias) {                                                     \
+        const int64_t blocks = (rows + 63) / 64;                                                                     \
+        float *sums = calloc(blocks * 2 * width, sizeof(float));                                                     \
+        _Pragma("omp parallel for schedule(static) if (rows * width > 32768)")                                       \
+        for (int64_t r = 0; r < blocks * 64; r += 64) {                                                              \
+            float *own_weight = sums + r / 64 * 2 * width, *own_bias = own_weight + width;                           \
+            for (int64_t i = r; i < rows && i < r + 64; i++) {                                                       \
+                const T *in = x + i * width, *d = dy + i * width;                                                    \
+                T *out = dx + i * width;                                                                             \
+                const float mean = kept[2 * i], scale = kept[2 * i + 1];                                             \
+                float sum = 0, product = 0;                                                                          \
+                for (int64_t j = 0; j < width; j++) {                                                                \
+                    const float unit = (LOAD(in[j]) - mean) * scale, own = LOAD(d[j]), g = own * weight[j];          \
+                    own_weight[j] += own * unit;                                                                     \
+                    own_bias[j] += own;                                                                              \
+                    sum += g;                                                                                        \
+                    product += g * unit;                                                                             \
+                }                                                                                                    \
+                sum /= width;                                                                                        \
+                product /= width;                                                                                    \
+                for (int64_t j = 0; j < width; j++) {                                                                \
+                    const float unit = (LOAD(in[j]) - mean) * scale;                                                 \
+                    out[j] = STORE(scale * (LOAD(d[j]) * weight[j] - sum - unit * product));                         \
+                }                                                                                                    \
+            }                                                                                                        \
+        }                                                                                                            \
+        memset(dweight, 0, width * sizeof(float));                                                                   \
+        memset(dbias, 0, width * sizeof(float));                                                                     \
+        for (int64_t b = 0; b < blocks; b++)                                                                         \
+            for (int64_t j = 0; j < width; j++) {                                                                    \
+                dweight[j] += sums[b * 2 * width + j];                                                               \
+                dbias[j] += sums[b * 2 * width + width + j];                                                         \
+            }                                                                                                        \
+        free(sums);                                                                                                  \
     }                                                                                                                \
                                                                                                                      \
     /* Queries and keys of each token, in place: each head normed by its row of weights [heads, E], where there are  \
@@ -106,13 +147,7 @@ ACTIVATION(float, float, from_float, to_float)
 static inline __m512 sigmoid(__m512 x) {
     __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f)); /* 2^t = e^-x */
     t = _mm512_min_ps(_mm512_max_ps(t, _mm512_set1_ps(-126.0f)), _mm512_set1_ps(126.0f));
-    const __m512 n = _mm512_roundscale_ps(t, 8), r = _mm512_sub_ps(t, n);
-    __m512 series = _mm512_fmadd_ps(r, _mm512_set1_ps(0.00133336f), _mm512_set1_ps(0.00961813f));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.05550411f));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.24022651f));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.69314718f));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(1.0f));
-    const __m512 sum = _mm512_add_ps(_mm512_scalef_ps(series, n), _mm512_set1_ps(1.0f)), near = _mm512_rcp14_ps(sum);
+    const __m512 sum = _mm512_add_ps(power_of_2(t), _mm512_set1_ps(1.0f)), near = _mm512_rcp14_ps(sum);
     return _mm512_mul_ps(near, _mm512_fnmadd_ps(sum, near, _mm512_set1_ps(2.0f)));
 }
 

@@ -42,20 +42,6 @@ static inline __m512 numbers(const bfloat16 *x) { return _mm512_castsi512_ps(_mm
 
 static inline __m512i paired(__m512i even, __m512i odd) { return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)); }
 
-/* e^x for x <= 0, to 3e-7 of it; see `exponential`. */
-static inline __m512 power(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
-    const __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693147181f), x);
-    __m512 series = _mm512_fmadd_ps(r, _mm512_set1_ps(1.0f / 720), _mm512_set1_ps(1.0f / 120));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(1.0f / 24));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(1.0f / 6));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.5f));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(1.0f));
-    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(series, n);
-}
-
 /* --- products ----------------------------------------------------------------------------------------------------- */
 
 /* 6 rows of a product and 16 * `vectors` of its columns: sums over pairs of a[i][n * step] . b[n * line + column].
@@ -201,10 +187,12 @@ static void soften(float *scores, int64_t seen, int64_t end, float scale, const 
         here[c / 16] = seen_here;
         most = _mm512_mask_max_ps(most, seen_here, most, _mm512_loadu_ps(scores + c));
     }
-    const __m512 scales = _mm512_set1_ps(scale), top = _mm512_set1_ps(_mm512_reduce_max_ps(most) * scale);
+    /* In powers of 2. The lowest comes first in a maximum, which is then NaN where the second is. */
+    const __m512 scales = _mm512_set1_ps(scale * 1.44269504f), low = _mm512_set1_ps(-126.0f);
+    const __m512 top = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(most)), scales);
     for (int64_t c = 0; c < seen; c += 16) {
         const __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(scores + c), scales, top);
-        const __m512 y = _mm512_maskz_mov_ps(here[c / 16], power(x));
+        const __m512 y = _mm512_maskz_mov_ps(here[c / 16], power_of_2(_mm512_max_ps(low, x)));
         sum = _mm512_add_ps(sum, y);
         _mm512_storeu_ps(scores + c, y);
     }
