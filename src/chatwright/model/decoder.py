@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from chatwright.model.activation import activate
 from chatwright.model.attention import dense_attention, maps_of, self_attention
 from chatwright.model.config import ModelConfig, RopeScaling
+from chatwright.model.linear import Linear
 from chatwright.model.norms import LayerNorm, RMSNorm, unit_rms
 from chatwright.model.sparse import sparse_attention
 
@@ -83,8 +84,8 @@ class Attention(nn.Module):
         self.rotated = config.is_rotated(layer)
         q, kv = config.heads * config.d_head, config.kv_heads * config.d_head
         self.maps = (q, kv, kv)  # rows of qkv: one matrix holds three maps
-        self.qkv = nn.Linear(config.d_model, sum(self.maps), bias=config.bias != "none")
-        self.out = nn.Linear(config.heads * config.d_head, config.d_model, bias=config.bias in ("attention", "all"))
+        self.qkv = Linear(config.d_model, sum(self.maps), bias=config.bias != "none")
+        self.out = Linear(config.heads * config.d_head, config.d_model, bias=config.bias in ("attention", "all"))
         self.q_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
 
@@ -180,8 +181,8 @@ class Mlp(nn.Module):
         super().__init__()
         self.gated = config.activation == "swiglu"
         self.maps = (config.d_ff,) * (2 if self.gated else 1)  # rows of up: the gate's first
-        self.up = nn.Linear(config.d_model, sum(self.maps), bias=config.bias == "all")
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias == "all")
+        self.up = Linear(config.d_model, sum(self.maps), bias=config.bias == "all")
+        self.down = Linear(config.d_ff, config.d_model, bias=config.bias == "all")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(activate(self.up(x_BTD), gated=self.gated))
