@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from chatwright import native
 from chatwright.training import objectives
 from chatwright.training.objectives import linear_cross_entropy, lm_loss, ranking_loss
 
@@ -165,3 +166,35 @@ def test_a_tied_prompt_has_no_gradient() -> None:
     scores = torch.tensor([[1.0, 2.0]], requires_grad=True)
     ranking_loss(scores, torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 2, dtype=torch.bool)).backward()
     assert scores.grad.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("rows", "width", "scale"), [(1, 5, 1.0), (7, 40, 0.5), (3, 300, 2.0)])
+def test_the_softmax_kernel_is_exact_to_rounding(rows: int, width: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (8 * torch.randn(rows, width, generator=generator)).bfloat16()
+    logits[0, 0] = 300.0  # all others all but impossible
+    targets = torch.randint(1, width, (rows,), generator=generator)
+    if not native.fast_likelihood(logits):
+        pytest.skip("the kernel is not for this machine")
+    right = logits.double().mul(scale).log_softmax(1)
+    chosen = right.gather(1, targets[:, None])[:, 0]
+    p = logits.clone()
+    logprobs, entropy = native.likelihood(p, targets, scale, entropy=True, keep=True)
+    torch.testing.assert_close(logprobs.double(), chosen, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(entropy.double(), -(right.exp() * right).sum(1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(p.double(), right.exp(), atol=1e-30, rtol=2**-7)
+    alone, _ = native.likelihood(logits.clone(), targets, scale, entropy=False, keep=False)
+    assert torch.equal(alone, logprobs)
+    dy = torch.randn(rows, generator=generator)
+    onehot = torch.nn.functional.one_hot(targets, width)
+    gradient = native.likelihood_back(p, targets, scale, dy).double()
+    torch.testing.assert_close(gradient, dy[:, None] * scale * (onehot - right.exp()), atol=2e-2, rtol=2**-6)
+
+
+def test_a_logit_that_is_not_a_number_stays_seen() -> None:
+    logits = torch.zeros(2, 20).bfloat16()
+    logits[1, 17] = float("nan")
+    if not native.fast_likelihood(logits):
+        pytest.skip("the kernel is not for this machine")
+    logprobs, _ = native.likelihood(logits, torch.tensor([3, 3]), 1.0, entropy=False, keep=False)
+    assert logprobs.isnan().tolist() == [False, True]

@@ -75,10 +75,13 @@ def test_a_preset_counts_by_what_it_sets() -> None:
 def test_it_learns_the_order_and_centers_the_demonstrations(
     sources: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    headline = reward.run(RewardConfig(**QUICK), sources, out)
-    assert headline["accuracy"] > 0.9
+    accuracies = []
+    for seed in (4, 3, 2, 1):  # on so few pairs one run's accuracy moves by 0.05 with the rounding alone
+        out = tmp_path / f"out{seed}"
+        out.mkdir()
+        headline = reward.run(RewardConfig(**QUICK, seed=seed), sources, out)
+        accuracies.append(headline["accuracy"])
+    assert sum(accuracies) / len(accuracies) > 0.9
     assert headline["accuracy"] > headline["length_accuracy"]
     assert 0.8 < headline["labeler_agreement"] < 1.0  # it ties two answers of different worth
     assert not (out / "checkpoint").exists()

@@ -1,17 +1,20 @@
-"""Dense attention: PyTorch's fused kernel, and for short rows on a CPU plain products, which are faster."""
+"""Dense attention: PyTorch's fused kernel; for short rows on a CPU, where it is slow, ours or products."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Keys up to which plain products are used. Beside the fused kernel, forward and backward in bfloat16, 4,096 tokens in
-# heads of 64 on two cores: 2.9 times as fast at 128 keys, 2.3 at 256, 2.1 at 512, 1.3 at 1,024. The fused kernel keeps
-# no probabilities, plain products B * H * T * S of them.
+from chatwright import native
+
+# Keys up to which ours is used. Forward and backward in bfloat16, 4,096 tokens in 4 heads of 64 on two cores, fused /
+# plain products / our kernel: 26 / 6.6 / 2.6 ms at 64 keys, 38 / 9.3 / 3.9 at 96, 31 / 17 / 6.5 at 256 and 72 / 35 / 15
+# at 512. The fused kernel keeps no probabilities, the others B * H * T * S of them.
 SHORT = 512
 
 
@@ -21,18 +24,78 @@ def dense_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor, mask_BTS: Te
     mask_BTS: bool [B or 1, T, S], true where a query attends; None is causal for T > 1 (then T = S) and all for T = 1.
     """
     T, S = q_BHTE.shape[2], k_BKSE.shape[2]
-    causal = mask_BTS is None and T > 1
-    if dropout == 0.0 and 1 < T == S <= SHORT and q_BHTE.dtype == torch.bfloat16 and q_BHTE.device.type == "cpu":
+    if 1 < T == S and _is_short(q_BHTE, T, dropout):
+        if _is_fast(q_BHTE):
+            parts = (x.transpose(1, 2) for x in (q_BHTE, k_BKSE, v_BKSE))
+            return _FastAttention.apply((q_BHTE.shape[1], k_BKSE.shape[1]), mask_BTS, *parts).transpose(1, 2)
         return _ShortAttention.apply(q_BHTE, k_BKSE, v_BKSE, _bias(mask_BTS, T, q_BHTE))
     return F.scaled_dot_product_attention(
         q_BHTE,
         k_BKSE,
         v_BKSE,
         attn_mask=None if mask_BTS is None else mask_BTS[:, None],
-        is_causal=causal,
+        is_causal=mask_BTS is None and T > 1,
         dropout_p=dropout,
         enable_gqa=k_BKSE.shape[1] < q_BHTE.shape[1],
     )
+
+
+def self_attention(
+    parts_BTNE: Sequence[Tensor], heads: int, kv_heads: int, mask_BTT: Tensor | None, dropout: float
+) -> Tensor:
+    """`dense_attention` of rows to themselves, [B, T, H, E], of queries, keys and values as they are made.
+
+    parts_BTNE: queries, keys and values beside each other on the axis of the heads, cut into tensors somewhere.
+    """
+    T = parts_BTNE[0].shape[1]
+    if T > 1 and _is_short(parts_BTNE[0], T, dropout) and _is_fast(parts_BTNE[0]):
+        return _FastAttention.apply((heads, kv_heads), mask_BTT, *parts_BTNE)
+    q_BHTE, k_BKTE, v_BKTE = (x.transpose(1, 2) for x in maps_of(parts_BTNE, heads, kv_heads))
+    return dense_attention(q_BHTE, k_BKTE, v_BKTE, mask_BTT, dropout).transpose(1, 2)
+
+
+def _is_short(x: Tensor, T: int, dropout: float) -> bool:
+    return dropout == 0.0 and T <= SHORT and x.dtype == torch.bfloat16 and x.device.type == "cpu"
+
+
+def _is_fast(x: Tensor) -> bool:
+    return type(x) is Tensor and not torch.compiler.is_compiling() and native.fast_short(x.shape[-1])
+
+
+def maps_of(parts_BTNE: Sequence[Tensor], heads: int, kv_heads: int) -> list[Tensor]:
+    """Queries, keys and values as views of the parts."""
+    views: list[Tensor] = []
+    for part_BTNE in parts_BTNE:
+        left = part_BTNE
+        while left.shape[2]:
+            count = heads if not views else kv_heads
+            views.append(left[:, :, :count])
+            left = left[:, :, count:]
+    assert len(views) == 3
+    return views
+
+
+class _FastAttention(torch.autograd.Function):
+    """By our own kernel: the gradients have the parts' layout, so that nothing is copied together."""
+
+    @staticmethod
+    def forward(ctx: Any, heads: tuple[int, int], mask_BTT: Tensor | None, *parts_BTNE: Tensor) -> Tensor:
+        parts_BTNE = tuple(part if part.stride(3) == 1 else part.contiguous() for part in parts_BTNE)
+        mask_BTT = None if mask_BTT is None else mask_BTT.contiguous()
+        q_BTHE, k_BTKE, v_BTKE = maps_of(parts_BTNE, *heads)
+        y_BTHE, kept = native.attend_short(q_BTHE, k_BTKE, v_BTKE, mask_BTT, keep=any(ctx.needs_input_grad))
+        ctx.save_for_backward(mask_BTT, kept, *parts_BTNE)
+        ctx.heads = heads
+        return y_BTHE
+
+    @staticmethod
+    def backward(ctx: Any, dy_BTHE: Tensor) -> tuple[Tensor | None, ...]:
+        mask_BTT, kept, *parts_BTNE = ctx.saved_tensors
+        dy_BTHE = dy_BTHE if dy_BTHE.stride(3) == 1 else dy_BTHE.contiguous()
+        gradients = [part.new_empty(part.shape) for part in parts_BTNE]
+        views = maps_of(gradients, *ctx.heads)
+        native.attend_short_back(maps_of(parts_BTNE, *ctx.heads), mask_BTT, kept, dy_BTHE, views)
+        return None, None, *gradients
 
 
 def _bias(mask_BTS: Tensor | None, T: int, like: Tensor) -> Tensor:

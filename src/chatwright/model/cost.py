@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chatwright import native
 from chatwright.model.attention import SHORT
 from chatwright.model.config import ModelConfig, parameter_count
 
@@ -62,8 +63,8 @@ def activations(config: ModelConfig, rows: int, *, low: bool, cpu: bool) -> Acti
     else:
         keys = b * (q + 2 * kv)
     if cpu and low and config.context <= SHORT:
-        if config.positions == "rope":
-            keys -= b * (q + kv)
+        if config.positions == "rope" and not native.fast_short(config.d_head):
+            keys -= b * (q + kv)  # plain products keep copies of them alone
         attention = keys + b * config.heads * config.context + b * q
     else:
         attention = keys + b * q + 4 * config.heads

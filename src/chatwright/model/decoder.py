@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from chatwright.model.activation import activate
-from chatwright.model.attention import dense_attention
+from chatwright.model.attention import dense_attention, maps_of, self_attention
 from chatwright.model.config import ModelConfig, RopeScaling
-from chatwright.model.norms import RMSNorm, unit_rms
+from chatwright.model.linear import Linear
+from chatwright.model.norms import LayerNorm, RMSNorm, unit_rms
 from chatwright.model.sparse import sparse_attention
 
 
@@ -83,8 +84,8 @@ class Attention(nn.Module):
         self.rotated = config.is_rotated(layer)
         q, kv = config.heads * config.d_head, config.kv_heads * config.d_head
         self.maps = (q, kv, kv)  # rows of qkv: one matrix holds three maps
-        self.qkv = nn.Linear(config.d_model, sum(self.maps), bias=config.bias != "none")
-        self.out = nn.Linear(config.heads * config.d_head, config.d_model, bias=config.bias in ("attention", "all"))
+        self.qkv = Linear(config.d_model, sum(self.maps), bias=config.bias != "none")
+        self.out = Linear(config.heads * config.d_head, config.d_model, bias=config.bias in ("attention", "all"))
         self.q_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(config.d_head)) if config.qk_norm else None
 
@@ -99,20 +100,24 @@ class Attention(nn.Module):
         B, T, _ = x_BTD.shape
         qkv_BTNE = self.qkv(x_BTD).view(B, T, self.heads + 2 * self.kv_heads, self.d_head)
         qk_BTNE, v_BTKE = qkv_BTNE.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        parts_BTNE = [qkv_BTNE]
         if self.q_norm is not None and self.k_norm is not None:  # queries and keys in one go
             scale_NE = torch.cat((self.q_norm.expand(self.heads, -1), self.k_norm.expand(self.kv_heads, -1)))
-            qk_BTNE = unit_rms(qk_BTNE, self.norm_eps) * scale_NE
+            parts_BTNE = [qk_BTNE := unit_rms(qk_BTNE, self.norm_eps) * scale_NE, v_BTKE]
         if self.rotated and rotation is not None:
-            qk_BTNE = rotate(qk_BTNE, rotation)
+            parts_BTNE = [rotate(qk_BTNE, rotation), v_BTKE]
         # Normed and rotated in float32; attention takes the type that the values have.
-        q_BHTE, k_BKTE = qk_BTNE.to(v_BTKE.dtype).transpose(1, 2).split((self.heads, self.kv_heads), dim=1)
-        v_BKTE = v_BTKE.transpose(1, 2)
+        parts_BTNE = [part_BTNE.to(v_BTKE.dtype) for part_BTNE in parts_BTNE]
+        dropout = self.dropout if self.training else 0.0
+        if cache is None and self.stride is None:
+            y_BTHE = self_attention(parts_BTNE, self.heads, self.kv_heads, mask_BTS, dropout)
+            return self.out(at(y_BTHE.flatten(2), places_N))
+        q_BHTE, k_BKTE, v_BKTE = (x.transpose(1, 2) for x in maps_of(parts_BTNE, self.heads, self.kv_heads))
         if cache is not None:
             y_BHTE = cache.attend(self.layer, q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS)
         else:
-            dropout = self.dropout if self.training else 0.0
             y_BHTE = attention(q_BHTE, k_BKTE, v_BKTE, self.stride, mask_BTS, dropout)
-        return self.out(at(y_BHTE.transpose(1, 2).reshape(B, T, -1), places_N))
+        return self.out(at(y_BHTE.transpose(1, 2).flatten(2), places_N))
 
 
 def at(x_BTD: Tensor, places_N: Tensor | None) -> Tensor:
@@ -176,8 +181,8 @@ class Mlp(nn.Module):
         super().__init__()
         self.gated = config.activation == "swiglu"
         self.maps = (config.d_ff,) * (2 if self.gated else 1)  # rows of up: the gate's first
-        self.up = nn.Linear(config.d_model, sum(self.maps), bias=config.bias == "all")
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias == "all")
+        self.up = Linear(config.d_model, sum(self.maps), bias=config.bias == "all")
+        self.down = Linear(config.d_ff, config.d_model, bias=config.bias == "all")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(activate(self.up(x_BTD), gated=self.gated))
@@ -235,7 +240,7 @@ class Block(nn.Module):
 
 def build_norm(config: ModelConfig) -> nn.Module:
     """The config's norm over the model's width."""
-    kind = nn.LayerNorm if config.norm == "layernorm" else RMSNorm
+    kind = LayerNorm if config.norm == "layernorm" else RMSNorm
     return kind(config.d_model, eps=config.norm_eps)
 
 

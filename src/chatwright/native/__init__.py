@@ -96,11 +96,92 @@ def attend(
     return y_NHE.transpose(0, 1)[None]
 
 
+class _Rows(ctypes.Structure):
+    """`Rows` of short.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "heads", "kv_heads", "length", "width")),
+        ("mask", ctypes.c_void_p),
+        ("mask_row", ctypes.c_int64),
+    )
+
+    @classmethod
+    def of(cls, q_BTHE: Tensor, k_BTKE: Tensor, mask_BTT: Tensor | None) -> _Rows:
+        B, T, H, E = q_BTHE.shape
+        assert mask_BTT is None or (mask_BTT.is_contiguous() and mask_BTT.dtype == torch.bool)
+        mask_row = T * T if mask_BTT is not None and len(mask_BTT) > 1 else 0
+        return cls(B, H, k_BTKE.shape[2], T, E, _pointer(mask_BTT), mask_row)
+
+
+class _Heads(ctypes.Structure):
+    """`Heads` of short.c."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("row", "head", "token")))
+
+    @classmethod
+    def of(cls, x_BTNE: Tensor) -> _Heads:
+        assert x_BTNE.stride(3) == 1
+        assert x_BTNE.dtype == torch.bfloat16
+        return cls(x_BTNE.data_ptr(), x_BTNE.stride(0), x_BTNE.stride(2), x_BTNE.stride(1))
+
+
+def attend_short(
+    q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, mask_BTT: Tensor | None, *, keep: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of rows to themselves, bfloat16 [B, T, H, E]; with ``keep`` also what `attend_short_back` needs of it.
+
+    mask_BTT: bool [B or 1, T, T], true where a query attends; None is causal. Tensors may be views, but for the last
+    axis.
+    """
+    B, T, H, _ = q_BTHE.shape
+    y_BTHE = q_BTHE.new_empty(q_BTHE.shape)
+    kept = q_BTHE.new_empty(B, H, T, -(-T // 16) * 16) if keep else None
+    structs = (_Rows.of(q_BTHE, k_BTKE, mask_BTT), *map(_Heads.of, (q_BTHE, k_BTKE, v_BTKE)), _Heads.of(y_BTHE))
+    rows, q, k, v, y = map(ctypes.byref, structs)
+    _library().attend_short(rows, q, k, v, _pointer(kept), y)  # type: ignore[union-attr]
+    return y_BTHE, kept
+
+
+def attend_short_back(
+    inputs: Sequence[Tensor], mask_BTT: Tensor | None, kept: Tensor, dy_BTHE: Tensor, gradients: Sequence[Tensor]
+) -> None:
+    """Fill the gradients in `attend_short`'s inputs q, k and v from that in its result."""
+    structs = [_Rows.of(inputs[0], inputs[1], mask_BTT), *map(_Heads.of, (*inputs, dy_BTHE, *gradients))]
+    rows, q, k, v, dy, dq, dk, dv = map(ctypes.byref, structs)
+    _library().attend_short_back(rows, q, k, v, kept.data_ptr(), dy, dq, dk, dv)  # type: ignore[union-attr]
+
+
+def fast_short(width: int) -> bool:
+    """Whether `attend_short` can be used here for heads of that width."""
+    library = _library()
+    return library is not None and library.fast_short() == 1 and width % 16 == 0
+
+
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool) -> Tensor:
     """RMSNorm over the last axis, or with ``centred`` LayerNorm; weight and bias are float32."""
+    return _normed(x, weight_D, bias_D, eps, centred, None)
+
+
+def layer_norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """LayerNorm over the last axis, and each row's mean and scale, float32 [rows, 2], for `layer_norm_back`."""
+    kept = torch.empty(x.numel() // x.shape[-1], 2)
+    return _normed(x, weight_D, bias_D, eps, True, kept), kept
+
+
+def layer_norm_back(x: Tensor, weight_D: Tensor, kept: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients in `layer_norm`'s input, weight and bias from that in its result."""
+    dx, dweight_D, dbias_D = torch.empty_like(x), torch.empty_like(weight_D), torch.empty_like(weight_D)
+    tensors = (x, weight_D, kept, dy, dx, dweight_D, dbias_D)
+    _kernel("norm_back", x)(len(kept), x.shape[-1], *(tensor.data_ptr() for tensor in tensors))
+    return dx, dweight_D, dbias_D
+
+
+def _normed(
+    x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool, kept: Tensor | None
+) -> Tensor:
     y, width = torch.empty_like(x), x.shape[-1]
-    kernel = _kernel("norm", x)
-    kernel(x.numel() // width, width, centred, eps, x.data_ptr(), weight_D.data_ptr(), _pointer(bias_D), y.data_ptr())
+    pointers = (x.data_ptr(), weight_D.data_ptr(), _pointer(bias_D), y.data_ptr(), _pointer(kept))
+    _kernel("norm", x)(x.numel() // width, width, centred, eps, *pointers)
     return y
 
 
@@ -135,6 +216,41 @@ def activate_back(x: Tensor, dy: Tensor, *, gated: bool) -> Tensor:
     rows, width = dy.numel() // dy.shape[-1], dy.shape[-1]
     _kernel("activate_back", x)(rows, width, gated, x.data_ptr(), dy.data_ptr(), dx.data_ptr())
     return dx
+
+
+def likelihood(
+    logits_RV: Tensor, targets_R: Tensor, scale: float, *, entropy: bool, keep: bool, less: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Logarithms of the targets' probabilities under softmax(logits * scale), and the entropies, float32 [R].
+
+    logits: bfloat16, each row without gaps; with ``keep`` the probabilities take their place, ``less`` taken off those
+    of the targets. Without ``entropy`` it is 0.
+    """
+    library = _library()
+    assert library is not None
+    R, V = logits_RV.shape
+    assert logits_RV.is_contiguous()
+    assert targets_R.dtype == torch.int64
+    targets_R, logprobs_R, entropy_R = targets_R.contiguous(), torch.empty(R), torch.zeros(R)
+    pointers = (logits_RV.data_ptr(), targets_R.data_ptr(), logprobs_R.data_ptr())
+    others = (entropy_R.data_ptr() if entropy else None, logits_RV.data_ptr() if keep else None)
+    library.likelihood(R, V, scale, less, *pointers, *others)
+    return logprobs_R, entropy_R
+
+
+def likelihood_back(p_RV: Tensor, targets_R: Tensor, scale: float, dy_R: Tensor) -> Tensor:
+    """The gradient in `likelihood`'s logits, from the probabilities that it kept and that in its logarithms."""
+    library = _library()
+    assert library is not None
+    grad_RV, targets_R, dy_R = torch.empty_like(p_RV), targets_R.contiguous(), dy_R.contiguous()
+    pointers = (tensor.data_ptr() for tensor in (p_RV, targets_R, dy_R, grad_RV))
+    library.likelihood_back(*p_RV.shape, scale, *pointers)
+    return grad_RV
+
+
+def fast_likelihood(logits: Tensor) -> bool:
+    """Whether `likelihood` can be used for such logits here."""
+    return logits.dtype == torch.bfloat16 and usable(logits) and _library().fast_likelihood() == 1  # type: ignore[union-attr]
 
 
 def linear(
@@ -261,7 +377,8 @@ def _library() -> ctypes.CDLL | None:
     number, pointer, real = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     arguments = {
         "attend": [pointer] * 8,
-        "norm": [number] * 3 + [real] + [pointer] * 4,
+        "norm": [number] * 3 + [real] + [pointer] * 5,
+        "norm_back": [number] * 2 + [pointer] * 7,
         "turn": [number] * 4 + [real] + [pointer] * 4,
         "activate": [number] * 3 + [pointer] * 2,
         "activate_back": [number] * 3 + [pointer] * 3,
@@ -271,6 +388,12 @@ def _library() -> ctypes.CDLL | None:
         kernels |= {f"linear_int{bits}": [number] * 4 + [pointer] * 7 for bits in (8, 4)}
         kernels["begin_block"] = [number] + [pointer] * 2 + [number] * 2 + [real] + [pointer] * 5
         kernels["end_block"] = [number] * 3 + [pointer] * 8
+    if library.fast_short():
+        kernels["attend_short"] = [pointer] * 6
+        kernels["attend_short_back"] = [pointer] * 9
+    if library.fast_likelihood():
+        kernels["likelihood"] = [number] * 2 + [real] * 2 + [pointer] * 5
+        kernels["likelihood_back"] = [number] * 2 + [real] + [pointer] * 4
     for name, types in kernels.items():
         function = getattr(library, name)
         function.argtypes, function.restype = types, None

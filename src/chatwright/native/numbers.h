@@ -39,3 +39,25 @@ static inline float exponential(float x) {
     memcpy(&power, &bits, 4);
     return series * power;
 }
+
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+static inline __mmask16 first(int64_t count) { return count < 16 ? (__mmask16)((1 << count) - 1) : 0xffff; }
+
+static inline __m512 load_some(__mmask16 here, const bfloat16 *x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, x)), 16));
+}
+
+static inline __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+
+/* 2^t to 3e-6 of it, for t from -126 to 127. */
+static inline __m512 power_of_2(__m512 t) {
+    const __m512 n = _mm512_roundscale_ps(t, 8), r = _mm512_sub_ps(t, n);
+    __m512 series = _mm512_fmadd_ps(r, _mm512_set1_ps(0.00133336f), _mm512_set1_ps(0.00961813f));
+    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.05550411f));
+    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.24022651f));
+    series = _mm512_fmadd_ps(r, series, _mm512_set1_ps(0.69314718f));
+    return _mm512_scalef_ps(_mm512_fmadd_ps(r, series, _mm512_set1_ps(1.0f)), n);
+}
+
+static inline void store_some(__mmask16 here, bfloat16 *y, __m512 x) { _mm256_mask_storeu_epi16(y, here, rounded(x)); }
+#endif

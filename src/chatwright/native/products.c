@@ -252,7 +252,7 @@ void begin_block(int64_t rows, const Norm *norm, const Linear *qkv, int64_t head
                  const float *weights, const float *cos, const float *sin, const bfloat16 *x, bfloat16 *y) {
     bfloat16 *normed = malloc(rows * qkv->width * sizeof(bfloat16));
     if (norm)
-        norm_bfloat16(rows, qkv->width, norm->centred, norm->eps, x, norm->weight, norm->bias, normed);
+        norm_bfloat16(rows, qkv->width, norm->centred, norm->eps, x, norm->weight, norm->bias, normed, 0);
     linear(qkv, rows, norm ? normed : x, 0, y);
     if (weights || cos) turn_bfloat16(rows, heads, E, qkv->outputs, eps, weights, cos, sin, y);
     free(normed);
@@ -266,12 +266,12 @@ void end_block(int64_t rows, int64_t post, int64_t gated, const Norm *first, con
              *wide = malloc(rows * up->outputs * sizeof(bfloat16)), *active = malloc(rows * down->width * sizeof(bfloat16));
     linear(out, rows, attended, x, sum);
     const Norm *norm = post ? first : second;
-    norm_bfloat16(rows, D, norm->centred, norm->eps, sum, norm->weight, norm->bias, normed);
+    norm_bfloat16(rows, D, norm->centred, norm->eps, sum, norm->weight, norm->bias, normed, 0);
     linear(up, rows, normed, 0, wide);
     activate_bfloat16(rows, down->width, gated, wide, active);
     if (post) {
         linear(down, rows, active, normed, sum);
-        norm_bfloat16(rows, D, second->centred, second->eps, sum, second->weight, second->bias, y);
+        norm_bfloat16(rows, D, second->centred, second->eps, sum, second->weight, second->bias, y, 0);
     } else {
         linear(down, rows, active, sum, y);
     }

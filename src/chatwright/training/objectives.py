@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chatwright import native
+
 ROWS = 1024  # rows of logits at a time
 NEAR = 1 << 20  # probabilities at a time on a CPU: 4 MiB of float32, which stay near the cores
 
@@ -64,6 +66,8 @@ def _to_gradient(logits_RV: Tensor, targets_R: Tensor, dtype: torch.dtype) -> Te
 
     On a CPU a few rows at a time, so that their probabilities in ``dtype`` stay near the cores.
     """
+    if native.fast_likelihood(logits_RV):
+        return -native.likelihood(logits_RV, targets_R, 1.0, entropy=False, keep=True, less=1.0)[0].to(dtype).sum()
     loss = torch.zeros((), dtype=dtype, device=logits_RV.device)
     few = _few(logits_RV)
     for logits_FV, targets_F in zip(logits_RV.split(few), targets_R.split(few), strict=True):
@@ -117,6 +121,14 @@ class _LinearLogprobs(torch.autograd.Function):
             for first in range(0, len(hidden), ROWS):
                 rows = slice(first, first + ROWS)
                 logits_RV = hidden[rows] @ weight.T
+                if learning:
+                    probabilities.append(logits_RV)  # which take the logits' place
+                if native.fast_likelihood(logits_RV):
+                    found = native.likelihood(
+                        logits_RV, targets_N[rows], 1 / temperature, entropy=entropy, keep=learning
+                    )
+                    logprobs_N[rows], entropy_N[rows] = found
+                    continue
                 few = _few(logits_RV)
                 parts = (logits_RV, targets_N[rows], logprobs_N[rows], entropy_N[rows])
                 for logits_FV, targets_F, logprobs_F, entropy_F in zip(*(x.split(few) for x in parts), strict=True):
@@ -127,8 +139,6 @@ class _LinearLogprobs(torch.autograd.Function):
                         logits_FV.copy_(p_FV)
                         if entropy:
                             entropy_F.sub_(p_FV.mul_(all_FV).sum(dim=-1))
-                if learning:
-                    probabilities.append(logits_RV)
         ctx.save_for_backward(hidden, weight, targets_N, *probabilities)
         ctx.temperature, ctx.dtypes = temperature, (hidden_ND.dtype, weight_VD.dtype)
         ctx.mark_non_differentiable(entropy_N)
@@ -141,8 +151,11 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=ctx.dtypes[1], device=weight.device)
         for number, p_RV in enumerate(probabilities):
             rows = slice(number * ROWS, (number + 1) * ROWS)
-            grad_R1 = (grad_N[rows, None] / ctx.temperature).to(p_RV.dtype)
-            grad_RV = (p_RV * -grad_R1).scatter_add_(1, targets_N[rows, None], grad_R1)
+            if native.fast_likelihood(p_RV):
+                grad_RV = native.likelihood_back(p_RV, targets_N[rows], 1 / ctx.temperature, grad_N[rows].float())
+            else:
+                grad_R1 = (grad_N[rows, None] / ctx.temperature).to(p_RV.dtype)
+                grad_RV = (p_RV * -grad_R1).scatter_add_(1, targets_N[rows, None], grad_R1)
             grad_hidden[rows] = grad_RV @ weight
             grad_weight += grad_RV.T @ hidden[rows]
         return grad_hidden.to(ctx.dtypes[0]), grad_weight, None, None, None, None

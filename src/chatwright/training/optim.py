@@ -142,6 +142,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float) -> Tensor:
     norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    if norm.device.type == "cpu" and factor == 1.0:
+        return norm  # a GPU would have to be waited for
     torch._foreach_mul_([local(grad) for grads in meshes.values() for grad in grads], factor)
     return norm
 

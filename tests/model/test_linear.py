@@ -1,0 +1,52 @@
+"""The product with its bias is PyTorch's, in bfloat16 too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from chatwright.model.linear import Linear
+
+
+def outcome(linear: nn.Linear, x: Tensor, dy: Tensor) -> list[Tensor]:
+    """The result and the gradients of the input and of what learns."""
+    with torch.autocast("cpu", torch.bfloat16):
+        y = linear(x)
+    return [y, *torch.autograd.grad(y, [x, *(p for p in linear.parameters() if p.requires_grad)], dy.to(y.dtype))]
+
+
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",)])
+@pytest.mark.parametrize("shape", [(2, 37, 48), (5, 48)])
+def test_result_and_gradients_are_pytorchs_to_rounding(shape: tuple[int, ...], frozen: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    ours, theirs = Linear(48, 20), nn.Linear(48, 20)
+    theirs.load_state_dict(ours.state_dict())
+    for name in frozen:
+        getattr(ours, name).requires_grad_(False)
+        getattr(theirs, name).requires_grad_(False)
+    x, dy = torch.randn(shape).bfloat16().requires_grad_(), torch.randn(*shape[:-1], 20).bfloat16()
+    for mine, right in zip(outcome(ours, x, dy), outcome(theirs, x, dy), strict=True):
+        assert mine.dtype == right.dtype
+        torch.testing.assert_close(mine, right, atol=2e-2, rtol=2**-7)
+
+
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad])
+def test_it_is_pytorchs_where_nothing_is_gained(grad: Callable[[], torch.enable_grad]) -> None:
+    linear, bare = Linear(16, 8), Linear(16, 8, bias=False)
+    x = torch.randn(3, 16)
+    with grad():
+        assert torch.equal(linear(x), nn.functional.linear(x, linear.weight, linear.bias))
+        with torch.autocast("cpu", torch.bfloat16):
+            low = x.bfloat16()
+            assert torch.equal(bare(low), nn.functional.linear(low, bare.weight))
+
+
+def test_scoring_and_learning_make_the_same_bits() -> None:
+    linear, x = Linear(64, 96), torch.randn(4, 19, 64).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        learned = linear(x)
+        with torch.no_grad():
+            assert torch.equal(linear(x), learned)
