@@ -100,12 +100,11 @@ class PagedCache:
     def __init__(
         self, config: ModelConfig, blocks: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        shape = (blocks, config.kv_heads, BLOCK, config.d_head)
         self._native = native.usable(torch.empty(0, dtype=dtype, device=device))
         # Without the kernels what lies behind a text's end is read and weighed with 0, so it must be a number.
         make = torch.empty if self._native else torch.zeros
         self.spare = blocks  # a block of no text's, for what nobody reads
-        shape = (blocks if self._native else blocks + 1, *shape[1:])
+        shape = (blocks if self._native else blocks + 1, config.kv_heads, BLOCK, config.d_head)
         self.keys = [make(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.values = [make(shape, dtype=dtype, device=device) for _ in range(config.layers)]
         self.device = torch.device(device)

@@ -52,10 +52,10 @@ class StepGraphs:
         count, most = len(rows.at), max(len(table) for table in rows.tables)
         shape = R, J = shape_of(count, most)
         spare = self._cache.spare
-        numbers = [*tokens, *[0] * (R - count)]
-        numbers += [*(length - 1 for length in rows.lengths), *[0] * (R - count)]
-        numbers += [*rows.at, *[spare * BLOCK] * (R - count)]
-        numbers += [*rows.lengths, *[1] * (R - count)]
+        places = [length - 1 for length in rows.lengths]
+        numbers: list[int] = []
+        for own, idle in ((tokens, 0), (places, 0), (rows.at, spare * BLOCK), (rows.lengths, 1)):
+            numbers += [*own, *[idle] * (R - count)]
         for table in rows.tables:
             numbers += [*table, *[spare] * (J - len(table))]
         numbers += [spare] * (J * (R - count))

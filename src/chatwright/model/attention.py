@@ -59,7 +59,7 @@ def _is_short(x: Tensor, T: int, dropout: float) -> bool:
 
 
 def _is_fast(x: Tensor) -> bool:
-    return type(x) is Tensor and not torch.compiler.is_compiling() and native.fast_short(x.shape[-1])
+    return native.eager(x) and native.fast_short(x.shape[-1])
 
 
 def maps_of(parts_BTNE: Sequence[Tensor], heads: int, kv_heads: int) -> list[Tensor]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chatwright import native
+
 
 class Linear(nn.Linear):
     """x weight^T + bias, as `nn.Linear` has it."""
@@ -20,9 +22,7 @@ class Linear(nn.Linear):
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and torch.backends.mkldnn.is_available()
-            and type(x) is Tensor
-            and type(self.weight) is type(self.bias) is nn.Parameter
-            and not torch.compiler.is_compiling()
+            and native.eager(x, self.weight, self.bias)
         ):
             return _Linear.apply(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)

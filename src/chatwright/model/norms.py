@@ -18,9 +18,7 @@ class LayerNorm(nn.LayerNorm):
         if (
             x.dtype == torch.bfloat16
             and self.weight.dtype == self.bias.dtype == torch.float32
-            and type(x) is Tensor
-            and type(self.weight) is nn.Parameter
-            and not torch.compiler.is_compiling()
+            and native.eager(x, self.weight)
             and native.usable(x)
         ):
             return _LayerNorm.apply(x, self.weight, self.bias, self.eps)

@@ -157,6 +157,11 @@ def fast_short(width: int) -> bool:
     return library is not None and library.fast_short() == 1 and width % 16 == 0
 
 
+def eager(*tensors: Tensor) -> bool:
+    """Whether these are whole tensors in memory, and not one process's part or what a compiler traces."""
+    return not torch.compiler.is_compiling() and all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+
+
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor | None, eps: float, centred: bool) -> Tensor:
     """RMSNorm over the last axis, or with ``centred`` LayerNorm; weight and bias are float32."""
     return _normed(x, weight_D, bias_D, eps, centred, None)

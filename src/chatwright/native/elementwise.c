@@ -142,7 +142,7 @@ SMALL(bfloat16, bfloat16, from_bfloat16, to_bfloat16)
 
 ACTIVATION(float, float, from_float, to_float)
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#ifdef SIXTEEN
 /* 1 / (1 + e^-x) to 3e-6 of it. */
 static inline __m512 sigmoid(__m512 x) {
     __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f)); /* 2^t = e^-x */

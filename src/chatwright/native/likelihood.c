@@ -2,7 +2,7 @@
 
 #include "numbers.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#ifdef SIXTEEN
 #define FAST 1
 
 /* Of softmax(logits * scale), rows of `width`: the logarithm of each target's probability, the entropies, and the

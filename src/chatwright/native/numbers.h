@@ -40,7 +40,9 @@ static inline float exponential(float x) {
     return series * power;
 }
 
+/* Sixteen numbers at a time, rounded to bfloat16 by the processor itself. */
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define SIXTEEN 1
 static inline __mmask16 first(int64_t count) { return count < 16 ? (__mmask16)((1 << count) - 1) : 0xffff; }
 
 static inline __m512 load_some(__mmask16 here, const bfloat16 *x) {

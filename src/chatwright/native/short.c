@@ -10,7 +10,7 @@
 
 #include "numbers.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#ifdef SIXTEEN
 #define FAST 1
 #define TILE 6 /* of 32 registers 6 x 4 hold sums, 4 the columns and one a number of the queries */
 #define INLINE static inline __attribute__((always_inline))

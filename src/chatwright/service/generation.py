@@ -27,7 +27,7 @@ from chatwright.service.load import Meter
 from chatwright.service.moderation import CHECK_CHARACTERS, Moderator, judge
 from chatwright.service.refusal import Refusal
 from chatwright.service.tables import ConversationRow, EventRow, MessageRow
-from chatwright.service.turns import Plan, Task, Turn, judged
+from chatwright.service.turns import CHANGE_CONVERSATION, Plan, Task, Turn, judged
 
 FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
 RETRY_SECONDS = 1.0  # after the database failed
@@ -48,7 +48,6 @@ _THERE = (
 )
 _ADD_PIECES = sa.insert(EventRow)
 _END = sa.update(MessageRow).where(MessageRow.id == sa.bindparam("message"))
-_USED = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
 
 log = logging.getLogger("chatwright.service")
 
@@ -324,7 +323,7 @@ class Answers:
         with self._database.write_rows() as connection:
             for part in batch:
                 if part.outcome is not None:  # a conversation before its message: who deletes one locks them so
-                    connection.execute(_USED, part.use())
+                    connection.execute(CHANGE_CONVERSATION, part.use())
                     connection.execute(_END, part.end(part.outcome))
             if running := {part.live.task.message_id: part for part in batch if part.outcome is None}:
                 existing = connection.scalars(_THERE, {"ids": list(running)})  # others' conversations are gone

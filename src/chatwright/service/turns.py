@@ -43,7 +43,7 @@ _ASKED = sa.select(MessageRow.id).where(
     MessageRow.conversation_id == sa.bindparam("conversation"), MessageRow.key == sa.bindparam("key")
 )
 _ADD_MESSAGE, _ADD_COMPARISON = sa.insert(MessageRow), sa.insert(ComparisonRow)
-_CHANGE_CONVERSATION = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
+CHANGE_CONVERSATION = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
 
 
 Row = dict[str, Any]  # of a table, by column
@@ -258,7 +258,7 @@ class Turns:
             changes: Row = {"current_id": turn.answers[0], "updated_at": time.time()}
             if question is not None and not conversation.title_source:
                 changes |= {"title": title_of(question["content"]), "title_source": "words"}
-            connection.execute(_CHANGE_CONVERSATION, {"conversation": conversation_id, **changes})
+            connection.execute(CHANGE_CONVERSATION, {"conversation": conversation_id, **changes})
         return turn
 
     def _model(self, name: str | None) -> LoadedModel:
