@@ -151,6 +151,13 @@ BROUGHT = {
         "conversations.demonstrations",
         "conversations.prompts",
     ),
+    "hh_books": (
+        "conversations.demonstrations",
+        "conversations.prompts",
+        "corpus.sources.books.path",
+        "corpus.sources.pages.path",
+        "reward.data",
+    ),
     "hh_dpo": ("start.sft", "dpo.data"),
     "grpo_sums": ("start.tokenizer", "start.sft"),
 }
