@@ -57,7 +57,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """With our kernels, where they can be used here, and without."""
     if not request.param:
         monkeypatch.setattr(native, "usable", lambda tensor: False)
-        monkeypatch.setattr(native, "fast_products", lambda width: False)
+        monkeypatch.setattr(native, "fast_products", lambda bits, width: False)
     elif native._library() is None:
         pytest.skip("there is no C compiler here")
     return request.param
@@ -181,7 +181,7 @@ def test_kernels_and_pytorch_agree_on_packed_weights(model: Decoder, tokenizer: 
             with monkeypatch.context() as patch:
                 if not usable:
                     patch.setattr(native, "usable", lambda tensor: False)
-                    patch.setattr(native, "fast_products", lambda width: False)
+                    patch.setattr(native, "fast_products", lambda bits, width: False)
                 found.append(Engine(model, tokenizer, precision=precision).score(text[:1], [text[1:]])[0].logprobs)  # type: ignore[arg-type]
         assert torch.tensor(found).diff(dim=0).abs().mean() < 0.06
 

@@ -2,7 +2,8 @@
 
 On a CPU the time of a step goes into reading weights, so bytes decide with few rows and products with many:
 
-- bfloat16: laid out once as oneDNN wants it; PyTorch's own layout costs 1.6 to 1.9 times as much.
+- bfloat16: laid out once for our kernel, which with one row takes a fifth of oneDNN's time and with thousands as much;
+  where it cannot be used, as oneDNN wants it: PyTorch's own layout costs 1.6 to 1.9 times as much.
 - int8: a scale for each output. Products are of bytes: activations are written as two digits of 8 bits, which rounds
   them less than bfloat16 does.
 - int8-dynamic: with one digit, as llama.cpp has it: half the products, and activations rounded to 8 bits in each token.
@@ -99,6 +100,8 @@ def _linear(weight_OI: Tensor, bias_O: Tensor | None, precision: Precision) -> n
     match precision:
         case "float32":
             return Plain(weight_OI.float(), bias_O)
+        case "bfloat16" if native.fast_products(16, weight_OI.shape[1]):
+            return Native((native.pack(weight_OI),), weight_OI.shape, 16, 1, bias_O)
         case "bfloat16" if torch.backends.mkldnn.is_available():
             return Bfloat16(weight_OI, bias_O)
         case "bfloat16":
@@ -141,7 +144,7 @@ class Plain(Linear):
 
 
 class Bfloat16(Linear):
-    """bfloat16 in oneDNN's layout."""
+    """bfloat16 in oneDNN's layout, where our own kernel cannot be used."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
         super().__init__()
@@ -153,7 +156,7 @@ class Bfloat16(Linear):
 
 
 class Native(Linear):
-    """Weights of 8 or 4 bits for our own kernel."""
+    """Weights of 16, 8 or 4 bits for our own kernels."""
 
     def __init__(
         self, weights: tuple[Tensor, ...], shape: torch.Size, bits: int, digits: int, bias_O: Tensor | None
@@ -169,8 +172,7 @@ class Native(Linear):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The product over the last axis."""
-        x_ND = x.view(-1, x.shape[-1])
-        y_NO = native.linear(x_ND, self.weights, self.outputs, self.bits, self.digits, self.bias, residual)
+        y_NO = native.linear(x.reshape(-1, x.shape[-1]).contiguous(), self.struct(), residual)
         return y_NO.view(*x.shape[:-1], -1)
 
 
@@ -217,7 +219,7 @@ def int8(weight_OI: Tensor, bias_O: Tensor | None, digits: int) -> Linear:
     weight_OI = weight_OI.detach().float()
     scale_O = (weight_OI.abs().amax(1) / 127).clamp_min(1e-12)
     rounded_OI = (weight_OI / scale_O[:, None]).round().to(torch.int8)
-    if not native.fast_products(weight_OI.shape[1]):
+    if not native.fast_products(8, weight_OI.shape[1]):
         return Int8(rounded_OI, scale_O, bias_O, digits)
     more = -len(rounded_OI) % 4  # outputs come in fours
     padded_OI = F.pad(rounded_OI, (0, 0, 0, more))
@@ -233,7 +235,7 @@ def int4(weight_OI: Tensor, bias_O: Tensor | None) -> Linear:
     scale_OG = ((groups_OGI.amax(2) - low_OG) / 15).clamp_min(1e-9).bfloat16()
     levels_OGI = ((groups_OGI - low_OG.float()[..., None]) / scale_OG.float()[..., None]).round().clamp(0, 15)
     levels_OGI = levels_OGI.to(torch.uint8)
-    if not native.fast_products(weight_OI.shape[1]):
+    if not native.fast_products(4, weight_OI.shape[1]):
         return Int4(levels_OGI.flatten(1), scale_OG, low_OG, bias_O)
     pairs = levels_OGI.unflatten(1, (-1, 2))  # 64 weights lie in 32 bytes, the first 32 in the lower halves
     packed_OI = (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).flatten(1).contiguous()

@@ -258,33 +258,8 @@ def fast_likelihood(logits: Tensor) -> bool:
     return logits.dtype == torch.bfloat16 and usable(logits) and _library().fast_likelihood() == 1  # type: ignore[union-attr]
 
 
-def linear(
-    x_ND: Tensor,
-    weights: Sequence[Tensor],
-    outputs: int,
-    bits: int,
-    digits: int,
-    bias_O: Tensor | None,
-    residual_NO: Tensor | None,
-) -> Tensor:
-    """Product with weights of 8 or 4 bits, bfloat16 [N, O]; activations in one or two digits of 8 bits.
-
-    weights: for 8 bits, int8 [O / 4, D / 64, 4, 64], the outputs' sums, int32, and scales, all and the bias filled up
-    to a multiple of 4 outputs; for 4, levels [O, D / 2] (of 64 in a row the first 32 in the lower halves), scales and
-    offsets, bfloat16 [O, D / 32]. D is a multiple of 64. All else is float32.
-    """
-    library = _library()
-    assert library is not None
-    N, D = x_ND.shape
-    y_NO = x_ND.new_empty(N, outputs)
-    pointers = [tensor.data_ptr() for tensor in weights]
-    kernel = library.linear_int8 if bits == 8 else library.linear_int4
-    kernel(N, D, outputs, digits, x_ND.data_ptr(), *pointers, _pointer(bias_O), _pointer(residual_NO), y_NO.data_ptr())
-    return y_NO
-
-
 class LinearStruct(ctypes.Structure):
-    """`Linear` of products.c; the tensors must outlive it."""
+    """`Linear` of block.c: weights of 16, 8 or 4 bits; the tensors must outlive it."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("bits", "digits", "width", "outputs")),
@@ -295,12 +270,41 @@ class LinearStruct(ctypes.Structure):
     def of(
         cls, weights: Sequence[Tensor], width: int, outputs: int, bits: int, digits: int, bias: Tensor | None
     ) -> LinearStruct:
-        """See `linear`."""
-        return cls(bits, digits, width, outputs, *(tensor.data_ptr() for tensor in weights), _pointer(bias))
+        """bits 16: `pack`'s. 8: int8 [O / 4, D / 64, 4, 64], the outputs' sums, int32, and scales, all and the bias filled
+        up to a multiple of 4 outputs. 4: levels [O, D / 2] (of 64 in a row the first 32 in the lower halves), scales
+        and offsets, bfloat16 [O, D / 32]. For 8 and 4 D is a multiple of 64, and activations are rounded to one or two
+        digits of 8 bits. All else is float32.
+        """
+        return cls(bits, digits, width, outputs, *(tensor.data_ptr() for tensor in weights), bias=_pointer(bias))
+
+
+def linear(x_ND: Tensor, weights: LinearStruct, residual_NO: Tensor | None = None) -> Tensor:
+    """The product, with the residual where there is one, bfloat16 [N, O]."""
+    library = _library()
+    assert library is not None
+    y_NO = x_ND.new_empty(len(x_ND), weights.outputs)
+    assert x_ND.is_contiguous()
+    assert x_ND.dtype == torch.bfloat16
+    assert x_ND.shape[1] == weights.width
+    pointers = x_ND.data_ptr(), _pointer(residual_NO), y_NO.data_ptr()
+    library.linear(ctypes.byref(weights), len(x_ND), *pointers)
+    return y_NO
+
+
+def pack(weight_OI: Tensor, *, transposed: bool = False) -> Tensor:
+    """Weights, or with ``transposed`` those of the map from O to I, as `linear` reads them with 16 bits."""
+    library = _library()
+    assert library is not None
+    weight_OI = weight_OI.detach().float().contiguous()
+    outputs, width = weight_OI.shape[::-1] if transposed else weight_OI.shape
+    packed = torch.empty(-(-outputs // 32), width // 2, 32, 2, dtype=torch.bfloat16)
+    kernel = library.pack_columns if transposed else library.pack_rows
+    kernel(outputs, width, weight_OI.data_ptr(), packed.data_ptr())
+    return packed
 
 
 class NormStruct(ctypes.Structure):
-    """`Norm` of products.c; the tensors must outlive it."""
+    """`Norm` of block.c; the tensors must outlive it."""
 
     _fields_ = (
         ("centred", ctypes.c_int64),
@@ -353,10 +357,10 @@ def end_block(
     return y_ND
 
 
-def fast_products(width: int) -> bool:
-    """Whether `linear` can be used here for inputs of that width."""
+def fast_products(bits: int, width: int) -> bool:
+    """Whether `linear` can be used here for weights of so many bits and inputs of that width."""
     library = _library()
-    return library is not None and library.fast_products() == 1 and width % 64 == 0
+    return library is not None and library.fast_products(bits) == 1 and width % (2 if bits == 16 else 64) == 0
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -389,10 +393,13 @@ def _library() -> ctypes.CDLL | None:
         "activate_back": [number] * 3 + [pointer] * 3,
     }
     kernels = {f"{name}_{kind}": types for name, types in arguments.items() for kind in _NAMES.values()}
-    if library.fast_products():
-        kernels |= {f"linear_int{bits}": [number] * 4 + [pointer] * 7 for bits in (8, 4)}
+    library.fast_products.argtypes = [number]
+    if library.fast_products(8):
+        kernels["linear"] = [pointer, number] + [pointer] * 3
         kernels["begin_block"] = [number] + [pointer] * 2 + [number] * 2 + [real] + [pointer] * 5
         kernels["end_block"] = [number] * 3 + [pointer] * 8
+    if library.fast_products(16):
+        kernels |= {f"pack_{what}": [number] * 2 + [pointer] * 2 for what in ("rows", "columns")}
     if library.fast_short():
         kernels["attend_short"] = [pointer] * 6
         kernels["attend_short_back"] = [pointer] * 9

@@ -1,4 +1,4 @@
-/* What products.c needs of elementwise.c. */
+/* What block.c needs of elementwise.c. */
 
 #pragma once
 

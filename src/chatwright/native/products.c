@@ -1,9 +1,9 @@
-/* Products with weights of 8 or 4 bits, and the parts of a block before and after attention.
+/* Products with weights of 8 or 4 bits.
 
    Activations are rounded to signed bytes, a unit for each row; with two digits what the first rounding left over goes
    into a second row, in units 254 times as small. */
 
-#include "elementwise.h"
+#include "products.h"
 
 static void to_bytes(int64_t rows, int64_t width, int64_t digits, const bfloat16 *x, int8_t *bytes, float *units) {
     for (int64_t r = 0; r < rows; r++) {
@@ -23,8 +23,7 @@ static void to_bytes(int64_t rows, int64_t width, int64_t digits, const bfloat16
     }
 }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define FAST 1
+#ifdef BYTES
 #define AHEAD 4096 /* bytes of weights fetched before they are used; the hardware alone reaches half of the rate */
 
 /* acc += sums of four products. In assembly, because GCC reads the weights anew from memory for each row otherwise. */
@@ -119,13 +118,7 @@ static inline __attribute__((always_inline)) void dots4(const uint8_t *w, const 
     }
     for (int r = 0; r < rows; r++) found[r] = _mm512_reduce_add_ps(acc[r]);
 }
-#else
-#define FAST 0
-#endif
 
-int fast_products(void) { return FAST; }
-
-#if FAST
 /* y = x w^T * scale + bias + residual. w: int8 [outputs / 4 rounded up, width / 64, 4, 64]; sums of the outputs'
    weights, scale and bias have as many places. bias and residual may be 0. digits is 1 or 2. */
 void linear_int8(int64_t rows, int64_t width, int64_t outputs, int64_t digits, const bfloat16 *x, const int8_t *w,
@@ -224,60 +217,5 @@ void linear_int4(int64_t rows, int64_t width, int64_t outputs, int64_t digits, c
     free(bytes);
     free(units);
     free(sums);
-}
-
-/* Weights of a linear map, as linear_int8 and linear_int4 take them. */
-typedef struct {
-    int64_t bits, digits, width, outputs;
-    const void *weights, *second, *third;
-    const float *bias;
-} Linear;
-
-/* Weights of a norm. */
-typedef struct {
-    int64_t centred;
-    const float *weight, *bias;
-    double eps;
-} Norm;
-
-static void linear(const Linear *l, int64_t rows, const bfloat16 *x, const bfloat16 *residual, bfloat16 *y) {
-    if (l->bits == 8)
-        linear_int8(rows, l->width, l->outputs, l->digits, x, l->weights, l->second, l->third, l->bias, residual, y);
-    else
-        linear_int4(rows, l->width, l->outputs, l->digits, x, l->weights, l->second, l->third, l->bias, residual, y);
-}
-
-/* The first part of a block, up to attention: y = norm(x) W^T, then queries and keys are turned. norm may be 0. */
-void begin_block(int64_t rows, const Norm *norm, const Linear *qkv, int64_t heads, int64_t E, float eps,
-                 const float *weights, const float *cos, const float *sin, const bfloat16 *x, bfloat16 *y) {
-    bfloat16 *normed = malloc(rows * qkv->width * sizeof(bfloat16));
-    if (norm)
-        norm_bfloat16(rows, qkv->width, norm->centred, norm->eps, x, norm->weight, norm->bias, normed, 0);
-    linear(qkv, rows, norm ? normed : x, 0, y);
-    if (weights || cos) turn_bfloat16(rows, heads, E, qkv->outputs, eps, weights, cos, sin, y);
-    free(normed);
-}
-
-/* The rest of a block: y = x + out(attended), then y + mlp(norm(y)); with `post`, norms come after the sums. */
-void end_block(int64_t rows, int64_t post, int64_t gated, const Norm *first, const Norm *second, const Linear *out,
-               const Linear *up, const Linear *down, const bfloat16 *attended, const bfloat16 *x, bfloat16 *y) {
-    const int64_t D = out->outputs;
-    bfloat16 *sum = malloc(rows * D * sizeof(bfloat16)), *normed = malloc(rows * D * sizeof(bfloat16)),
-             *wide = malloc(rows * up->outputs * sizeof(bfloat16)), *active = malloc(rows * down->width * sizeof(bfloat16));
-    linear(out, rows, attended, x, sum);
-    const Norm *norm = post ? first : second;
-    norm_bfloat16(rows, D, norm->centred, norm->eps, sum, norm->weight, norm->bias, normed, 0);
-    linear(up, rows, normed, 0, wide);
-    activate_bfloat16(rows, down->width, gated, wide, active);
-    if (post) {
-        linear(down, rows, active, normed, sum);
-        norm_bfloat16(rows, D, second->centred, second->eps, sum, second->weight, second->bias, y, 0);
-    } else {
-        linear(down, rows, active, sum, y);
-    }
-    free(sum);
-    free(normed);
-    free(wide);
-    free(active);
 }
 #endif
