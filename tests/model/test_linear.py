@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from chatwright import native
 from chatwright.model.linear import Linear
 
 
@@ -46,3 +47,29 @@ def test_scoring_and_learning_make_the_same_bits() -> None:
         learned = linear(x)
         with torch.no_grad():
             assert torch.equal(linear(x), learned)
+
+
+needs_kernel = pytest.mark.skipif(not native.fast_products(16, 2), reason="this processor multiplies no bfloat16")
+
+
+@needs_kernel
+@pytest.mark.parametrize("width", [2, 70, 256])
+@pytest.mark.parametrize("outputs", [1, 16, 33, 288])
+def test_the_kernel_sums_up_in_float32_and_rounds_once(width: int, outputs: int) -> None:
+    torch.manual_seed(1)
+    weight, bias = torch.randn(outputs, width).bfloat16().float(), torch.randn(outputs)
+    for rows in (*range(1, 18), 64, 65, 200):
+        x, residual = torch.randn(rows, width).bfloat16(), torch.randn(rows, outputs).bfloat16()
+        packed = native.pack(weight)
+        found = native.linear(x, native.LinearStruct.of((packed,), width, outputs, 16, 1, bias), residual)
+        exact = x.double() @ weight.double().T + bias.double() + residual.double()
+        assert ((found.double() - exact).abs() <= exact.abs() * 2**-8 + 1e-4).all()
+        assert torch.equal(native.product(x, weight), native.product(x, weight.T.contiguous(), transposed=True))
+
+
+@needs_kernel
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it() -> None:
+    x, weight = torch.randn(150, 96).bfloat16(), torch.randn(80, 96)
+    together = native.product(x, weight)
+    for first, last in ((0, 1), (3, 12), (60, 70), (17, 150)):
+        assert torch.equal(native.product(x[first:last].contiguous(), weight), together[first:last])

@@ -270,10 +270,10 @@ class LinearStruct(ctypes.Structure):
     def of(
         cls, weights: Sequence[Tensor], width: int, outputs: int, bits: int, digits: int, bias: Tensor | None
     ) -> LinearStruct:
-        """bits 16: `pack`'s. 8: int8 [O / 4, D / 64, 4, 64], the outputs' sums, int32, and scales, all and the bias filled
-        up to a multiple of 4 outputs. 4: levels [O, D / 2] (of 64 in a row the first 32 in the lower halves), scales
-        and offsets, bfloat16 [O, D / 32]. For 8 and 4 D is a multiple of 64, and activations are rounded to one or two
-        digits of 8 bits. All else is float32.
+        """bits 16: what `pack` gives. 8: int8 [O / 4, D / 64, 4, 64], the outputs' sums, int32, and scales, all and the
+        bias filled up to a multiple of 4 outputs. 4: levels [O, D / 2] (of 64 in a row the first 32 in the lower
+        halves), scales and offsets, bfloat16 [O, D / 32]. For 8 and 4 D is a multiple of 64, and activations are
+        rounded to one or two digits of 8 bits. All else is float32.
         """
         return cls(bits, digits, width, outputs, *(tensor.data_ptr() for tensor in weights), bias=_pointer(bias))
 
