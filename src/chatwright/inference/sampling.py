@@ -133,12 +133,7 @@ def choose(logits_RV: Tensor, rows: Sequence[Row]) -> list[Choice]:
     if any(t != 1.0 for t in temperatures):
         logits_RV /= torch.tensor(temperatures, device=device)[:, None]
     heard = [r for r, row in enumerate(rows) if row.sampling.logprobs is not None]
-    original_HV, lse_H = logits_RV, None
-    if heard:
-        original_HV = _rows(logits_RV, heard)
-        lse_H = original_HV.logsumexp(1)
-        if any(rows[r].edits for r in heard) and len(heard) == len(rows):
-            original_HV = original_HV.clone()
+    logprobs_HV = _rows(logits_RV, heard).log_softmax(1)
     for r, row in enumerate(rows):
         if row.edits:
             edit(logits_RV[r], row)
@@ -154,13 +149,13 @@ def choose(logits_RV: Tensor, rows: Sequence[Row]) -> list[Choice]:
     tokens = tokens_R.tolist()
     logprobs: dict[int, float] = {}
     tops: dict[int, tuple[tuple[int, float], ...]] = {}
-    if lse_H is not None:
-        chosen_H = original_HV.gather(1, _rows(tokens_R, heard)[:, None]).squeeze(1) - lse_H
+    if heard:
+        chosen_H = logprobs_HV.gather(1, _rows(tokens_R, heard)[:, None]).squeeze(1)
         logprobs = dict(zip(heard, chosen_H.tolist(), strict=True))
         for h, r in enumerate(heard):
             if k := rows[r].sampling.logprobs:
-                values, ids = original_HV[h].topk(min(k, original_HV.shape[1]))
-                tops[r] = tuple(zip(ids.tolist(), (values - lse_H[h]).tolist(), strict=True))
+                values, ids = logprobs_HV[h].topk(min(k, logprobs_HV.shape[1]))
+                tops[r] = tuple(zip(ids.tolist(), values.tolist(), strict=True))
     return [Choice(token, logprobs.get(r), tops.get(r, ())) for r, token in enumerate(tokens)]
 
 
@@ -239,7 +234,9 @@ def candidates(logits_RV: Tensor, samplings: Sequence[Sampling]) -> tuple[Tensor
 
 def _rows(values: Tensor, rows: Sequence[int]) -> Tensor:
     """These rows; no copy where they are all."""
-    return values if len(rows) == len(values) else values[torch.tensor(rows, device=values.device)]
+    if len(rows) == len(values):
+        return values
+    return values[torch.tensor(rows, dtype=torch.long, device=values.device)]
 
 
 def _is_greedy(row: Row) -> bool:
