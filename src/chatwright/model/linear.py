@@ -1,5 +1,5 @@
 """Linear maps. In bfloat16 on a CPU PyTorch's cast the weight, write the bias into every row and then multiply; here
-the first two are done within the product.
+the first two are done within the product, and no copy of the weight is kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            x.dtype == torch.bfloat16
-            and self.weight.dtype == torch.float32
+            self.weight.dtype == torch.float32
             and x.device.type == "cpu"
             and torch.is_autocast_enabled("cpu")
             and torch.get_autocast_dtype("cpu") == torch.bfloat16
             and torch.backends.mkldnn.is_available()
             and native.eager(x, self.weight)
         ):
-            return _Linear.apply(x, self.weight, self.bias)
+            return _Linear.apply(x.to(torch.bfloat16), self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
