@@ -16,7 +16,9 @@ from chatwright.inference.request import Completion, Delta, Request
 from chatwright.inference.sampling import Sampling
 
 NICE = 5  # steps of the system's priority that the engine takes back
-LET_GO = 2e-5  # seconds without the interpreter's lock, so that whoever hears of an answer's end goes on with it
+# Seconds between two steps in which an answer ended: whoever hears of that has both the interpreter and the processor's
+# caches. Writing the end down takes so long, and three times as long beside the next step, which it would hold up too.
+LET_GO = 1e-3
 QUIET = 0.005  # seconds without work after which observers are told
 
 Listener = Callable[["Delta", "Completion | BaseException | None"], None]

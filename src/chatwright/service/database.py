@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,9 +46,9 @@ class Prepared:
         self._order: Sequence[str] | None = compiled.positiontup  # None where the driver takes them by name
         types = {name: bind.type.dialect_impl(dialect) for name, bind in compiled.binds.items()}
         self._given = {name: go for name, type in types.items() if (go := type.bind_processor(dialect))}
-        got = statement.selected_columns if isinstance(statement, sa.Select) else ()
-        makers = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in got]
-        self._got = [(place, go) for place, go in enumerate(makers) if go]
+        self._columns = statement.selected_columns if isinstance(statement, sa.Select) else ()
+        self._dialect = dialect
+        self._got: list[tuple[int, Callable[[Any], Any]]] | None = None  # what a column's values go through, by place
 
     def __call__(self, cursor: Any, values: Mapping[str, Any]) -> None:
         """Run it."""
@@ -58,11 +58,19 @@ class Prepared:
     def rows(self, cursor: Any, values: Mapping[str, Any]) -> list[list[Any]]:
         """What it finds, column by column as it was asked."""
         self(cursor, values)
+        if self._got is None:
+            self._got = list(self._readers(cursor))
         rows = [list(row) for row in cursor.fetchall()]
         for row in rows:
             for place, go in self._got:
                 row[place] = go(row[place])
         return rows
+
+    def _readers(self, cursor: Any) -> Iterator[tuple[int, Callable[[Any], Any]]]:
+        for place, column in enumerate(self._columns):
+            type = column.type.dialect_impl(self._dialect)
+            if go := type.result_processor(self._dialect, cursor.description[place][1]):
+                yield place, go
 
 
 class Database:
@@ -75,6 +83,7 @@ class Database:
             self._folder = tempfile.TemporaryDirectory(prefix="chatwright-")
             url = f"sqlite:///{self._folder.name}/service.db"
         self.url = read_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"  # else it is PostgreSQL
         self.watch: Watch = lambda kind, waited, took: None  # told of each transaction, in seconds
         self._turn = threading.Lock()
         # The connection that was used last is the next: its cache is warm, and the others need none.
@@ -89,11 +98,6 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare)
             sa.event.listen(self.engine, "begin", _begin)
-
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether this is SQLite; else it is PostgreSQL."""
-        return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -158,14 +162,9 @@ class Database:
             if began is not None:
                 self.watch(kind, began - asked, time.perf_counter() - began)
 
-    @contextmanager
-    def _waiting_turn(self) -> Iterator[None]:
+    def _waiting_turn(self) -> AbstractContextManager[Any]:
         """SQLite has one writer at a time: threads of this process queue here, which is fair and does not poll."""
-        if not self.is_sqlite:
-            yield
-            return
-        with self._turn:
-            yield
+        return self._turn if self.is_sqlite else nullcontext()
 
     def upgrade(self) -> None:
         """Bring the tables to what this version needs. UserError when the database cannot be reached or is newer."""

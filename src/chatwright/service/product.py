@@ -119,7 +119,7 @@ class Product:
         app.add_middleware(WholeBodies)
         app.add_exception_handler(Refusal, _refuse)
         app.add_exception_handler(RequestValidationError, _refuse)
-        for module in (session, conversations, keys, admin):
+        for module in (conversations, session, keys, admin):  # those first that are asked for most
             app.include_router(module.router)
 
     @asynccontextmanager

@@ -111,10 +111,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Asker:
-    """Whoever asks, before anybody has looked who that is. token: what the cookie holds."""
+    """Whoever asks, before anybody has looked who that is. token: what the cookie holds. came: when, monotonic."""
 
     token: str | None
     source: str
+    came: float
 
 
 @dataclass(frozen=True)
@@ -143,21 +144,13 @@ async def context(request: Request) -> Context:
 Parts = Annotated[Context, Depends(context)]
 
 
-async def came(request: Request) -> float:
-    """When the request came, in seconds of `time.monotonic`."""
-    return clock_of(request).came
-
-
-Came = Annotated[float, Depends(came)]
-
-
 async def asker(request: Request, parts: Parts) -> Asker:
     """Whoever asks. Refusal when a request that changes something may be forged by another site's page."""
     token = request.cookies.get(_cookie_name(request))
     if request.method in CHANGING:
         check_origin(request.headers.get("origin"), request.headers.get("host", ""), parts.public)
         check_csrf(token, request.headers.get("x-csrf-token"))
-    return Asker(token, source_of(request))
+    return Asker(token, source_of(request), clock_of(request).came)
 
 
 Unknown = Annotated[Asker, Depends(asker)]

@@ -20,7 +20,6 @@ from chatwright.service.api.context import (
     Anyone,
     Asker,
     Body,
-    Came,
     Context,
     NoNul,
     Parts,
@@ -167,9 +166,7 @@ async def delete_conversation(conversation_id: str, person: Somebody, parts: Par
 
 
 @router.post("/conversations/{conversation_id}/messages", status_code=201)
-async def ask(
-    conversation_id: str, body: Question, response: Response, asker: Unknown, parts: Parts, came: Came
-) -> dict[str, Any]:
+async def ask(conversation_id: str, body: Question, response: Response, asker: Unknown, parts: Parts) -> dict[str, Any]:
     """Ask something; its answer is made apart from this request."""
 
     def planned(seen: Seen) -> Plan:
@@ -179,7 +176,7 @@ async def ask(
         wish = Wish(_given(body.settings), settings.comparisons and (body.compare or unasked), body.key)
         return parts.turns.ask(seen, body.parent_id, body.content, wish, decision)
 
-    turn, view = await _taken(parts, asker, conversation_id, planned, came)
+    turn, view = await _taken(parts, asker, conversation_id, planned)
     if turn.repeated or turn.continued:
         response.status_code = 200
     return view
@@ -187,22 +184,18 @@ async def ask(
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/regenerate", status_code=201)
 async def regenerate(
-    conversation_id: str, message_id: str, body: Again, asker: Unknown, parts: Parts, came: Came
+    conversation_id: str, message_id: str, body: Again, asker: Unknown, parts: Parts
 ) -> dict[str, Any]:
     """Another version of an answer."""
     wish = Wish(_given(body.settings))
-    _, view = await _taken(
-        parts, asker, conversation_id, lambda seen: parts.turns.regenerate(seen, message_id, wish), came
-    )
+    _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.regenerate(seen, message_id, wish))
     return view
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/continue")
-async def go_on(
-    conversation_id: str, message_id: str, body: Nothing, asker: Unknown, parts: Parts, came: Came
-) -> dict[str, Any]:
+async def go_on(conversation_id: str, message_id: str, body: Nothing, asker: Unknown, parts: Parts) -> dict[str, Any]:
     """More of an answer that was cut."""
-    _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.go_on(seen, message_id), came)
+    _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.go_on(seen, message_id))
     return view
 
 
@@ -215,7 +208,7 @@ async def stop(conversation_id: str, message_id: str, body: Nothing, person: Som
 
 
 async def _taken(
-    parts: Context, asker: Asker, conversation_id: str, planned: Callable[[Seen], Plan], came: float
+    parts: Context, asker: Asker, conversation_id: str, planned: Callable[[Seen], Plan]
 ) -> tuple[Turn, dict[str, Any]]:
     """Take a turn; what came of it, and that as the page gets it. All that the engine waits for is done in one go."""
 
@@ -224,7 +217,7 @@ async def _taken(
         return seen.person, planned(seen)
 
     person, plan = await parts.workers.do(begin)
-    turn = await parts.answers.make(plan, came)
+    turn = await parts.answers.make(plan, asker.came)
     return turn, await parts.workers.do(partial(_turn_view, parts, person, conversation_id, turn))
 
 
