@@ -156,6 +156,16 @@ async def asker(request: Request, parts: Parts) -> Asker:
 Unknown = Annotated[Asker, Depends(asker)]
 
 
+async def with_token(unknown: Unknown) -> Asker:
+    """Whoever asks with a session's token, which nobody has looked at yet. Refusal without one."""
+    if unknown.token is None:
+        raise not_signed_in()
+    return unknown
+
+
+Bearer = Annotated[Asker, Depends(with_token)]
+
+
 def visitor(unknown: Unknown, parts: Parts) -> Visitor:
     """Whoever asks, and who that is."""
     person = parts.sessions.find(unknown.token) if unknown.token else None
@@ -170,10 +180,15 @@ async def signed_in(anyone: Anyone) -> Person:
     return known(anyone.person)
 
 
+def not_signed_in() -> Refusal:
+    """What somebody hears who must log in."""
+    return Refusal(401, "not_signed_in", "Log in first.")
+
+
 def known(person: Person | None) -> Person:
     """The person. Refusal when it is nobody."""
     if person is None:
-        raise Refusal(401, "not_signed_in", "Log in first.")
+        raise not_signed_in()
     return person
 
 

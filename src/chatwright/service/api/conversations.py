@@ -19,6 +19,7 @@ from chatwright.service.api.context import (
     STREAMS,
     Anyone,
     Asker,
+    Bearer,
     Body,
     Context,
     NoNul,
@@ -27,7 +28,6 @@ from chatwright.service.api.context import (
     Somebody,
     Text,
     Title,
-    Unknown,
 )
 from chatwright.service.conversations import PAGE_MOST
 from chatwright.service.feedback import Pick, Vote
@@ -166,7 +166,7 @@ async def delete_conversation(conversation_id: str, person: Somebody, parts: Par
 
 
 @router.post("/conversations/{conversation_id}/messages", status_code=201)
-async def ask(conversation_id: str, body: Question, response: Response, asker: Unknown, parts: Parts) -> dict[str, Any]:
+async def ask(conversation_id: str, body: Question, response: Response, asker: Bearer, parts: Parts) -> dict[str, Any]:
     """Ask something; its answer is made apart from this request."""
 
     def planned(seen: Seen) -> Plan:
@@ -184,7 +184,7 @@ async def ask(conversation_id: str, body: Question, response: Response, asker: U
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/regenerate", status_code=201)
 async def regenerate(
-    conversation_id: str, message_id: str, body: Again, asker: Unknown, parts: Parts
+    conversation_id: str, message_id: str, body: Again, asker: Bearer, parts: Parts
 ) -> dict[str, Any]:
     """Another version of an answer."""
     wish = Wish(_given(body.settings))
@@ -193,7 +193,7 @@ async def regenerate(
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/continue")
-async def go_on(conversation_id: str, message_id: str, body: Nothing, asker: Unknown, parts: Parts) -> dict[str, Any]:
+async def go_on(conversation_id: str, message_id: str, body: Nothing, asker: Bearer, parts: Parts) -> dict[str, Any]:
     """More of an answer that was cut."""
     _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.go_on(seen, message_id))
     return view
