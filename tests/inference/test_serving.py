@@ -105,6 +105,19 @@ def test_weights_are_refreshed_between_steps(served: ServedEngine) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere priorities are of whole processes")
+def test_observers_hear_of_every_answer_after_the_one_who_asked(served: ServedEngine, prompts: list[list[int]]) -> None:
+    heard: queue.Queue[str] = queue.Queue()
+    served.watch(lambda completion, prompt: heard.put(f"observer {len(completion.tokens)} {prompt}"))
+    for prompt in prompts:  # one after the other: nothing is left to do behind each
+        served.begin(prompt, Sampling(max_tokens=3), lambda _, end: heard.put("asker") if end else None)
+        assert heard.get(timeout=30) == "asker"
+        assert heard.get(timeout=30).endswith(f" {len(prompt)}")
+    for prompt in prompts:
+        served.begin(prompt, Sampling(max_tokens=3), lambda _, end: heard.put("asker") if end else None)
+    said = [heard.get(timeout=30) for _ in range(2 * len(prompts))]
+    assert sum(one == "asker" for one in said) == len(prompts)
+
+
 def test_the_engines_thread_lets_the_others_go_first(served: ServedEngine) -> None:
     served.refresh()  # the thread has begun
     assert served._thread.native_id is not None

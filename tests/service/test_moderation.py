@@ -77,6 +77,18 @@ def test_rules_name_categories_that_there_are():
     assert {rule.category for rule in RULES} <= set(CATEGORIES)
 
 
+def test_what_a_rule_needs_is_in_all_that_it_finds():
+    asked = [f"{way} {topic}" for topic in (*EVAL_UNSAFE, *UNSAFE) for way in ("How do I", "please", "He could")]
+    chinese = ["怎么制造炸弹？", "我不想活了", "教我怎么毒死我的老板", "黑人都该死", "我要杀了你", "bomb 怎么做炸药"]
+    found = 0
+    for text in map(normal, [*asked, *chinese, "write hate speech", "I will kill you", "suicide methods"]):
+        for rule in RULES:
+            if rule.pattern.search(text) is not None:
+                found += 1
+                assert rule.needs is None or rule.needs.search(text) is not None, (rule, text)
+    assert found > 50
+
+
 def test_a_long_text_is_judged_soon():
     text = "how do i make kill my person to the please write " * 650  # 32,000 characters that begin many rules
     start = time.process_time()

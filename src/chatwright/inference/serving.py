@@ -16,7 +16,10 @@ from chatwright.inference.request import Completion, Delta, Request
 from chatwright.inference.sampling import Sampling
 
 NICE = 5  # steps of the system's priority that the engine takes back
-LET_GO = 2e-5  # seconds without the interpreter's lock, so that whoever hears of an answer's end goes on with it
+# Seconds between two steps in which an answer ended: whoever hears of that has both the interpreter and the processor's
+# caches. Writing the end down takes so long, and three times as long beside the next step, which it would hold up too.
+LET_GO = 1e-3
+QUIET = 0.005  # seconds without work after which observers are told
 
 Listener = Callable[["Delta", "Completion | BaseException | None"], None]
 
@@ -29,6 +32,7 @@ class ServedEngine:
         self._orders: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._listeners: dict[Request, tuple[Listener, int, int]] = {}  # and how many tokens and pieces they have heard
         self._observers: list[Callable[[Completion, int], None]] = []
+        self._done: list[tuple[Request, Completion]] = []  # of which the observers have not heard
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -38,7 +42,10 @@ class ServedEngine:
         return self._engine.load
 
     def watch(self, observer: Callable[[Completion, int], None]) -> None:
-        """Have every completion told, with its prompt's length; in the engine's thread, so it must return at once."""
+        """Have every completion told, with its prompt's length; in the engine's thread, so it must return at once.
+
+        Whoever waits for it hears of it first: observers do after the next step, or when there is nothing to do.
+        """
         self._observers.append(observer)
 
     def submit(self, prompt: list[int], sampling: Sampling, listener: Listener) -> Request:
@@ -158,9 +165,11 @@ class ServedEngine:
         _step_back()
         while True:
             try:
-                order = self._orders.get(block=not self._engine.busy)
+                order = self._orders.get(block=not self._engine.busy, timeout=QUIET if self._done else None)
             except queue.Empty:
-                pass
+                if not self._engine.busy:
+                    self._observe()
+                    continue
             else:
                 if order is None:
                     break
@@ -171,24 +180,30 @@ class ServedEngine:
             except BaseException as error:
                 self._fail(error)
                 continue
+            self._observe()
             self._tell()
         for request in list(self._listeners):
             self._drop(request)
+        self._observe()
 
     def _tell(self) -> None:
-        """Give every listener what is new, and then the observers."""
-        done: list[tuple[Request, Completion]] = []
+        """Give every listener what is new; ends first."""
+        ended = [request for request in self._listeners if request.finish_reason is not None]
+        for request in ended:
+            listener, tokens, pieces = self._listeners.pop(request)
+            self._done.append((request, request.completion()))
+            listener(request.since(tokens, pieces), self._done[-1][1])
+        if ended:
+            time.sleep(LET_GO)
         for request, (listener, tokens, pieces) in list(self._listeners.items()):
             assert request.text is not None
-            if request.finish_reason is not None:
-                del self._listeners[request]
-                done.append((request, request.completion()))
-                listener(request.since(tokens, pieces), done[-1][1])
-            elif len(request.text.pieces) > pieces:
+            if len(request.text.pieces) > pieces:
                 self._listeners[request] = listener, len(request.answer), len(request.text.pieces)
                 listener(request.since(tokens, pieces), None)
-        if done:
-            time.sleep(LET_GO)
+
+    def _observe(self) -> None:
+        """Tell the observers what is done."""
+        done, self._done = self._done, []
         for request, completion in done:
             for observer in self._observers:
                 observer(completion, request.sequence.prompt)

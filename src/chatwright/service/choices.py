@@ -31,6 +31,11 @@ class Choices:
         self._drops: list[Callable[[], None]] = []
         line.enter(self)
 
+    @property
+    def over(self) -> bool:
+        """Whether what was yielded last came with the last end."""
+        return not self._left
+
     def begin(self) -> None:
         """Hand everything to the engine; the line says when."""
         for index, (prompt, sampling) in enumerate(self._wanted):

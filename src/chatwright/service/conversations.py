@@ -58,6 +58,7 @@ class Conversations:
 
     def __init__(self, database: Database, running: Running = lambda _: None) -> None:
         self._database, self._running = database, running
+        self._owned_message = database.prepare(_OWNED_MESSAGE)
 
     def page(
         self, user_id: str, search: str = "", archived: bool | None = False, limit: int = 50, cursor: str = ""
@@ -146,9 +147,10 @@ class Conversations:
     def check(self, user_id: str, conversation_id: str, message_id: str) -> None:
         """Refusal unless it is a message of a conversation of the person."""
         wanted = {"message": message_id, "conversation": conversation_id, "user": user_id}
-        with self._database.read_rows() as connection:
-            if connection.scalar(_OWNED_MESSAGE, wanted) is None:
-                raise not_found()
+        with self._database.cursor("read") as cursor:
+            there = self._owned_message.rows(cursor, wanted)
+        if not there:
+            raise not_found()
 
     def messages(self, user_id: str, conversation_id: str, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Some messages of a conversation. Refusal when one is not there."""
@@ -236,7 +238,7 @@ def owned(session: Session, user_id: str, conversation_id: str, lock: bool = Fal
     return row
 
 
-def read_tree(session: Session, conversation_id: str) -> Tree:
+def read_tree(session: Session, conversation_id: str) -> Tree[MessageRow]:
     """All messages of a conversation."""
     return Tree(session.scalars(_MESSAGES, {"conversation": conversation_id}))
 

@@ -6,8 +6,9 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from chatwright.errors import UserError
 
 DEFAULT = "sqlite:///chatwright.db"
 Rows = sa.Select[*tuple[Any, ...]]  # a query of whatever columns
+Statement = Rows | sa.Update | sa.Insert
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 10  # how long to wait for another process that writes to the same SQLite file
 Kind = Literal["read", "write"]
@@ -30,8 +32,49 @@ WRITES = {"writes": True}  # options of a connection
 UPGRADING = 0x63686174  # the advisory lock that PostgreSQL upgrades under
 
 
+class Prepared:
+    """A statement that every turn asks: written out once, and given to the driver itself.
+
+    SQLAlchemy's way to the driver is five times as long as SQLite's answer, and is code that an engine which keeps the
+    processor's caches to itself has always pushed out of them.
+    """
+
+    def __init__(self, statement: Statement, dialect: sa.Dialect, columns: Sequence[str] | None = None) -> None:
+        """columns: those that an update or an insert gives."""
+        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+        self._text = str(compiled)
+        self._order: Sequence[str] | None = compiled.positiontup  # None where the driver takes them by name
+        types = {name: bind.type.dialect_impl(dialect) for name, bind in compiled.binds.items()}
+        self._given = {name: go for name, type in types.items() if (go := type.bind_processor(dialect))}
+        self._columns = statement.selected_columns if isinstance(statement, sa.Select) else ()
+        self._dialect = dialect
+        self._got: list[tuple[int, Callable[[Any], Any]]] | None = None  # what a column's values go through, by place
+
+    def __call__(self, cursor: Any, values: Mapping[str, Any]) -> None:
+        """Run it."""
+        values = {**values, **{name: go(values[name]) for name, go in self._given.items()}}
+        cursor.execute(self._text, values if self._order is None else [values[name] for name in self._order])
+
+    def rows(self, cursor: Any, values: Mapping[str, Any]) -> list[list[Any]]:
+        """What it finds, column by column as it was asked."""
+        self(cursor, values)
+        if self._got is None:
+            self._got = list(self._readers(cursor))
+        rows = [list(row) for row in cursor.fetchall()]
+        for row in rows:
+            for place, go in self._got:
+                row[place] = go(row[place])
+        return rows
+
+    def _readers(self, cursor: Any) -> Iterator[tuple[int, Callable[[Any], Any]]]:
+        for place, column in enumerate(self._columns):
+            type = column.type.dialect_impl(self._dialect)
+            if go := type.result_processor(self._dialect, cursor.description[place][1]):
+                yield place, go
+
+
 class Database:
-    """A connection pool with two ways in, `read` and `write`: each is one transaction, with objects or rows alone."""
+    """A connection pool with ways in that are one transaction each: `read` and `write`, with objects, and `cursor`."""
 
     def __init__(self, url: str = DEFAULT) -> None:
         """Open the database at `url`; `sqlite://` alone is one that goes when it is closed. UserError: no such."""
@@ -40,6 +83,7 @@ class Database:
             self._folder = tempfile.TemporaryDirectory(prefix="chatwright-")
             url = f"sqlite:///{self._folder.name}/service.db"
         self.url = read_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"  # else it is PostgreSQL
         self.watch: Watch = lambda kind, waited, took: None  # told of each transaction, in seconds
         self._turn = threading.Lock()
         # The connection that was used last is the next: its cache is warm, and the others need none.
@@ -50,14 +94,10 @@ class Database:
         else:
             options["pool_pre_ping"] = True
         self.engine = sa.create_engine(self.url, **options)
+        self._kept = deque[Any]()  # connections that were used last, of those for `Prepared` statements
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare)
             sa.event.listen(self.engine, "begin", _begin)
-
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether this is SQLite; else it is PostgreSQL."""
-        return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -66,13 +106,6 @@ class Database:
             session.connection()
             begun()
             yield session
-
-    @contextmanager
-    def read_rows(self) -> Iterator[sa.Connection]:
-        """`read` without objects, for what everybody waits for: it takes half as long."""
-        with self._watched("read") as begun, self.engine.connect() as connection, connection.begin():
-            begun()
-            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -87,17 +120,32 @@ class Database:
             begun()
             yield session
 
+    def prepare(self, statement: Statement, columns: Sequence[str] | None = None) -> Prepared:
+        """A statement for `cursor`. columns: those that an update or an insert gives."""
+        return Prepared(statement, self.engine.dialect, columns)
+
     @contextmanager
-    def write_rows(self) -> Iterator[sa.Connection]:
-        """`write` without objects."""
-        with (
-            self._watched("write") as begun,
-            self._waiting_turn(),
-            self.engine.connect().execution_options(**WRITES) as connection,
-            connection.begin(),
-        ):
-            begun()
-            yield connection
+    def cursor(self, kind: Kind) -> Iterator[Any]:
+        """`read` or `write` for `Prepared` statements, which takes a third of the time."""
+        with self._watched(kind) as begun, self._waiting_turn() if kind == "write" else nullcontext():
+            try:
+                connection = self._kept.pop()
+            except IndexError:
+                connection = self.engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                if self.is_sqlite:
+                    cursor.execute("BEGIN IMMEDIATE" if kind == "write" else "BEGIN")
+                begun()
+                yield cursor
+                connection.commit()
+            except BaseException:
+                connection.close()  # the pool undoes what was done
+                raise
+            if self.is_sqlite:
+                self._kept.append(connection)
+            else:  # its server may end it meanwhile, which the pool finds out
+                connection.close()
 
     @contextmanager
     def _watched(self, kind: Kind) -> Iterator[Callable[[], None]]:
@@ -114,14 +162,9 @@ class Database:
             if began is not None:
                 self.watch(kind, began - asked, time.perf_counter() - began)
 
-    @contextmanager
-    def _waiting_turn(self) -> Iterator[None]:
+    def _waiting_turn(self) -> AbstractContextManager[Any]:
         """SQLite has one writer at a time: threads of this process queue here, which is fair and does not poll."""
-        if not self.is_sqlite:
-            yield
-            return
-        with self._turn:
-            yield
+        return self._turn if self.is_sqlite else nullcontext()
 
     def upgrade(self) -> None:
         """Bring the tables to what this version needs. UserError when the database cannot be reached or is newer."""
@@ -154,6 +197,8 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        while self._kept:
+            self._kept.pop().close()
         self.engine.dispose()
         if self._folder is not None:
             self._folder.cleanup()

@@ -16,7 +16,7 @@ from chatwright.service.conversations import read_tree
 from chatwright.service.database import Database, Rows
 from chatwright.service.scrub import scrub
 from chatwright.service.tables import ComparisonRow, ConversationRow, FeedbackRow, FeedbackTagRow, MessageRow, User
-from chatwright.service.tree import Tree, spoken
+from chatwright.service.tree import spoken
 from chatwright.storage import keyed_uniform
 
 Kind = Literal["feedback", "conversations", "comparisons"]
@@ -182,7 +182,7 @@ def _comparison(session: Session, entry: Entry) -> Record | None:
     row = session.get(ComparisonRow, entry.id)
     if row is None or row.choice is None:
         return None
-    tree: Tree = read_tree(session, row.conversation_id)
+    tree = read_tree(session, row.conversation_id)
     answers = [tree.by_id[row.answer_a], tree.by_id[row.answer_b]]
     if not all(answer.content and answer.status in WHOLE for answer in answers):
         return None

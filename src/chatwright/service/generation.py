@@ -27,7 +27,8 @@ from chatwright.service.load import Meter
 from chatwright.service.moderation import CHECK_CHARACTERS, Moderator, judge
 from chatwright.service.refusal import Refusal
 from chatwright.service.tables import ConversationRow, EventRow, MessageRow
-from chatwright.service.turns import CHANGE_CONVERSATION, Plan, Task, Turn, judged
+from chatwright.service.turns import Plan, Task, Turn, judged
+from chatwright.service.workers import Workers
 
 FLUSH_SECONDS = 0.25  # what a killed process may lose of an answer under way
 RETRY_SECONDS = 1.0  # after the database failed
@@ -39,15 +40,12 @@ BUSY = "The model is busy; please try again in a moment."
 
 KEEP_ALIVE_SECONDS = 15.0  # proxies close what is silent
 
-# What every answer asks is built once, since that takes longer than the database's answer.
-_THERE = (
-    sa.select(MessageRow.id)
-    .where(MessageRow.id.in_(sa.bindparam("ids", expanding=True)))
-    .with_for_update(key_share=True)
-    .order_by(MessageRow.id)
-)
+_THERE = sa.select(MessageRow.id).where(MessageRow.id == sa.bindparam("message")).with_for_update(key_share=True)
 _ADD_PIECES = sa.insert(EventRow)
+_USE = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
 _END = sa.update(MessageRow).where(MessageRow.id == sa.bindparam("message"))
+ADDED = ("message_id", "first", "pieces")
+ENDING = ("content", "status", "finish_reason", "last_event", "notice", "answer_tokens", "moderation")
 
 log = logging.getLogger("chatwright.service")
 
@@ -97,10 +95,14 @@ class Live:
         """The number of the newest piece."""
         return self.task.event + len(self.pieces)
 
-    def say(self, piece: str) -> None:
-        """Add a piece. PostgreSQL keeps no NUL, so it becomes what stands for the unreadable."""
+    def say(self, piece: str, last: bool) -> None:
+        """Add a piece. PostgreSQL keeps no NUL, so it becomes what stands for the unreadable.
+
+        The last is told with the end: who reads it would keep the interpreter from who writes that down.
+        """
         self.pieces.append(piece.replace("\0", "\ufffd"))
-        self._tell()
+        if not last:
+            self._tell()
 
     def end(self) -> None:
         """Its end is on disk."""
@@ -136,6 +138,7 @@ class Answers:
         self,
         database: Database,
         line: Line,
+        workers: Workers,
         *,
         meter: Meter,
         moderator: Moderator | None = None,
@@ -145,18 +148,16 @@ class Answers:
         """on_end: told of each answer that is done, after its end is on disk. overhead: told how many seconds that took
         since the question came, without those of the engine.
         """
-        self._database, self._line, self._meter = database, line, meter
+        self._database, self._line, self._workers, self._meter = database, line, workers, meter
         self._moderator, self._on_end, self._overhead = moderator, on_end, overhead
         self._live: dict[str, Live] = {}
         self._early: set[Live] = set()  # under way, while their rows are written
-        self._due = asyncio.Event()  # for the writer
-        self._flush: asyncio.TimerHandle | None = None  # wakes it for pieces
-        self._flushing = False  # it has come to that
-        self._writer: asyncio.Task[None] | None = None
-
-    def open(self) -> None:
-        """Begin to write."""
-        self._writer = asyncio.create_task(self._write())
+        self._flush: asyncio.TimerHandle | None = None  # comes to the writer with pieces
+        self._flushing = False  # it has come
+        self._writer = Workers("writer", 1)
+        self._writing = False
+        self._there, self._add_pieces = database.prepare(_THERE), database.prepare(_ADD_PIECES, ADDED)
+        self._use, self._end = database.prepare(_USE, ["updated_at"]), database.prepare(_END, ENDING)
 
     async def close(self) -> None:
         """Break off what is under way, and have it on disk."""
@@ -165,10 +166,7 @@ class Answers:
         with suppress(TimeoutError):  # a database that fails for good; the next start ends what is left
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*(live.ended.wait() for live in list(self._live.values())))
-        if self._writer is not None:
-            self._writer.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._writer
+        self._writer.close()
 
     def running(self, message_id: str) -> tuple[str, int] | None:
         """The text so far of an answer under way, and the number of its last piece. Safe in any thread."""
@@ -180,7 +178,7 @@ class Answers:
         return self._live.get(message_id)
 
     def check_room(self, user_id: str) -> None:
-        """Refusal when the line is full, or the person has too many answers under way."""
+        """Refusal when the line is full, or the person has too many answers under way. Safe in any thread."""
         if self._line.full:
             raise Refusal(503, "overloaded", BUSY, retry_after=RETRY_AFTER)
         mine = sum(live.task.user_id == user_id for live in [*self._early, *self._live.values()])
@@ -196,7 +194,8 @@ class Answers:
         self._early |= early
         kept: list[Live] = []
         try:
-            turn = await asyncio.to_thread(plan.write)
+            await asyncio.sleep(0)  # the engine is asked first
+            turn = await self._workers.do(plan.write)
             kept = [live for live in early if live.task in turn.tasks]
         finally:
             self._early -= early
@@ -254,13 +253,13 @@ class Answers:
     def _news_of(self, live: Live) -> None:
         """There is something for the writer: an end at once, pieces soon."""
         if live.outcome is not None:
-            self._due.set()
+            self._write()
         elif self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._write_pieces)
 
     def _write_pieces(self) -> None:
         self._flush, self._flushing = None, True
-        self._due.set()
+        self._write()
 
     async def _answer(self, live: Live) -> Outcome:
         """Take the pieces as they come, and look at them from time to time."""
@@ -274,7 +273,7 @@ class Answers:
                 continue
             if not live.pieces:
                 self._meter.first(time.monotonic() - live.asked)
-            live.say(piece.text)
+            live.say(piece.text, live.job.over)
             self._meter.piece()
             self._news_of(live)
             seen += len(piece.text)
@@ -299,36 +298,39 @@ class Answers:
             return None
         return Outcome("blocked", notice=decision.message, moderation=judged(decision))
 
-    async def _write(self) -> None:
-        """Put what is new into the database, again and again."""
-        while True:
-            await self._due.wait()
-            self._due.clear()
-            flushing, self._flushing = self._flushing, False  # else no end waits for others' pieces
-            batch = [Part(live, live.stored, len(live.pieces), live.outcome) for live in self._live.values()]
-            batch = [part for part in batch if part.outcome is not None or (flushing and part.upto > part.since)]
-            if not batch:
-                continue
-            try:
-                await asyncio.to_thread(self._store, batch)
-            except Exception as error:
-                log.error("answers cannot be stored; trying again", exc_info=error)
-                await asyncio.sleep(RETRY_SECONDS)
-                self._write_pieces()
-                continue
-            for part in batch:
-                self._stored(part)
+    def _write(self) -> None:
+        """Hand the writer what is new, unless it writes: then it comes back here."""
+        if self._writing:
+            return
+        flushing, self._flushing = self._flushing, False  # else no end waits for others' pieces
+        batch = [Part(live, live.stored, len(live.pieces), live.outcome) for live in self._live.values()]
+        batch = [part for part in batch if part.outcome is not None or (flushing and part.upto > part.since)]
+        if batch:
+            self._writing = True
+            self._writer.do(partial(self._store, batch)).add_done_callback(partial(self._written, batch))
 
     def _store(self, batch: list[Part]) -> None:
-        with self._database.write_rows() as connection:
+        """Put what is new into the database."""
+        with self._database.cursor("write") as cursor:
             for part in batch:
                 if part.outcome is not None:  # a conversation before its message: who deletes one locks them so
-                    connection.execute(CHANGE_CONVERSATION, part.use())
-                    connection.execute(_END, part.end(part.outcome))
-            if running := {part.live.task.message_id: part for part in batch if part.outcome is None}:
-                existing = connection.scalars(_THERE, {"ids": list(running)})  # others' conversations are gone
-                if events := [running[id].event() for id in existing]:
-                    connection.execute(_ADD_PIECES, events)
+                    self._use(cursor, part.use())
+                    self._end(cursor, part.end(part.outcome))
+            running = {part.live.task.message_id: part for part in batch if part.outcome is None}
+            for id, part in sorted(running.items()):  # in an order that all keep, as they lock
+                if self._there.rows(cursor, {"message": id}):  # others' conversations are gone
+                    self._add_pieces(cursor, part.event())
+
+    def _written(self, batch: list[Part], written: asyncio.Future[None]) -> None:
+        """The writer is done with a batch."""
+        self._writing = False
+        if (error := written.exception()) is None:
+            for part in batch:
+                self._stored(part)
+            self._write()
+        else:
+            log.error("answers cannot be stored; trying again", exc_info=error)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._write_pieces)
 
     def _stored(self, part: Part) -> None:
         live = part.live
@@ -359,7 +361,7 @@ class Part:
     def end(self, outcome: Outcome) -> dict[str, Any]:
         """What the row of the whole answer becomes."""
         task = self.live.task
-        values: dict[str, Any] = {
+        return {
             "message": task.message_id,
             "content": task.text + "".join(self.live.pieces[: self.upto]),
             "status": outcome.status,
@@ -367,10 +369,8 @@ class Part:
             "last_event": task.event + self.upto + 1,
             "notice": outcome.notice,
             "answer_tokens": outcome.tokens,
+            "moderation": outcome.moderation,
         }
-        if outcome.moderation is not None:
-            values["moderation"] = outcome.moderation
-        return values
 
     def use(self) -> dict[str, Any]:
         """What the row of its conversation becomes."""

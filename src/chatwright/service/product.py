@@ -36,7 +36,9 @@ from chatwright.service.settings import SettingsStore
 from chatwright.service.stored_keys import StoredKeys
 from chatwright.service.titles import Titles
 from chatwright.service.turns import Turns
+from chatwright.service.workers import Workers
 
+THREADS = 8  # for turns, which wait for the database or hold the interpreter
 TIDY_SECONDS = 3600.0
 EVENTS_KEPT_SECONDS = 3600.0  # after a conversation's last use
 
@@ -78,9 +80,11 @@ class Product:
         settings = SettingsStore(database)
         self._titles = Titles(database, line, lambda: settings.current.model_titles)
         meter = Meter()
+        workers = Workers("turns", THREADS)
         answers = Answers(
             database,
             line,
+            workers,
             meter=meter,
             moderator=neighbours.moderator,
             on_end=self._ended,
@@ -101,6 +105,7 @@ class Product:
             feedback=Feedback(database),
             keys=StoredKeys(database),
             admin=Admin(database),
+            workers=workers,
             limiter=neighbours.limiter,
             moderator=neighbours.moderator,
             public=neighbours.public,
@@ -114,13 +119,12 @@ class Product:
         app.add_middleware(WholeBodies)
         app.add_exception_handler(Refusal, _refuse)
         app.add_exception_handler(RequestValidationError, _refuse)
-        for module in (session, conversations, keys, admin):
+        for module in (conversations, session, keys, admin):  # those first that are asked for most
             app.include_router(module.router)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """While the service runs."""
-        self.context.answers.open()
         tidy = asyncio.create_task(self._tidy())
         try:
             yield
@@ -128,6 +132,7 @@ class Product:
             tidy.cancel()
             await self._titles.close()
             await self.context.answers.close()
+            self.context.workers.close()
             self.context.database.close()
 
     def _ended(self, live: Live) -> None:

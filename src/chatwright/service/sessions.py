@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -29,13 +30,14 @@ _HOLDER = (
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody signed in. session: the hash of the session."""
+    """Somebody signed in. session: the hash of the session. seen: when the last visit was noted."""
 
     id: str
     name: str
     role: str
     consent: bool
     session: str
+    seen: float
 
     @property
     def is_admin(self) -> bool:
@@ -53,6 +55,7 @@ class Sessions:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
+        self._holder = database.prepare(_HOLDER)
 
     def open(self, user_id: str, before: str | None = None) -> str:
         """A new session's token. The one `before`, if any, ends: a token from before logging in opens nothing."""
@@ -64,19 +67,28 @@ class Sessions:
         return token
 
     def find(self, token: str) -> Person | None:
-        """Who holds the token. None when it is unknown or over, or the account is disabled."""
+        """Who holds the token, whose visit is noted. None when it is unknown or over, or the account is disabled."""
+        with self._database.cursor("read") as cursor:
+            person = self.holder(cursor, token)
+        if person is not None:
+            self.note_visit(person)
+        return person
+
+    def holder(self, cursor: Any, token: str) -> Person | None:
+        """Who holds the token, in a transaction under way; see `find`."""
         now, hash = self._clock(), hashed(token)
-        with self._database.read_rows() as connection:
-            found = connection.execute(_HOLDER, {"hash": hash}).first()
-        if found is None:
-            return None
-        if now > found.last_seen_at + IDLE_SECONDS or now > found.created_at + ABSOLUTE_SECONDS:
-            return None
-        if now > found.last_seen_at + SEEN_EVERY:
+        for seen, created, id, name, role, consent in self._holder.rows(cursor, {"hash": hash}):
+            if now <= seen + IDLE_SECONDS and now <= created + ABSOLUTE_SECONDS:
+                return Person(id, name, role, consent, hash, seen)
+        return None
+
+    def note_visit(self, person: Person) -> None:
+        """Write down that somebody was here, unless that was done lately."""
+        now = self._clock()
+        if now > person.seen + SEEN_EVERY:
             with self._database.write() as session:
-                session.execute(sa.update(SessionRow).where(SessionRow.hash == hash).values(last_seen_at=now))
-                session.execute(sa.update(User).where(User.id == found.id).values(last_seen_at=now))
-        return Person(found.id, found.name, found.role, found.consent, hash)
+                session.execute(sa.update(SessionRow).where(SessionRow.hash == person.session).values(last_seen_at=now))
+                session.execute(sa.update(User).where(User.id == person.id).values(last_seen_at=now))
 
     def end(self, token: str, everywhere: bool = False) -> None:
         """Log out; `everywhere`: all sessions of the person."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 from chatwright.records import Message
 from chatwright.service.tables import MessageRow
@@ -13,14 +14,33 @@ SAID = ("done", "stopped", "interrupted", "running")  # a status whose text belo
 GO_ON = frozenset({"继续", "繼續", "继续说", "continue", "go on"})
 
 
-class Tree:
+class Said(NamedTuple):
+    """What a turn needs to know of a message; see `MessageRow`."""
+
+    id: str
+    parent_id: str | None
+    position: int
+    key: str | None
+    role: str
+    content: str
+    status: str
+    finish_reason: str | None
+    last_event: int
+    model: str | None
+    instructions: str
+
+
+Row = TypeVar("Row", MessageRow, Said)
+
+
+class Tree(Generic[Row]):
     """The messages of one conversation, oldest first."""
 
-    def __init__(self, rows: Iterable[MessageRow]) -> None:
-        self.rows = sorted(rows, key=lambda row: row.position)
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows: list[Row] = sorted(rows, key=lambda row: row.position)
 
     @cached_property
-    def by_id(self) -> dict[str, MessageRow]:
+    def by_id(self) -> dict[str, Row]:
         """Each message by its id."""
         return {row.id: row for row in self.rows}
 
@@ -37,7 +57,7 @@ class Tree:
         """Whether an answer is under way."""
         return any(row.status == "running" for row in self.rows)
 
-    def path(self, leaf_id: str | None) -> list[MessageRow]:
+    def path(self, leaf_id: str | None) -> list[Row]:
         """The branch that ends in a message, from its root; of nothing where there is no such message."""
         branch = []
         row = self.by_id.get(leaf_id or "")
@@ -52,13 +72,13 @@ class Tree:
             message_id = below[-1]
         return message_id
 
-    def can_continue(self, row: MessageRow) -> bool:
+    def can_continue(self, row: Row) -> bool:
         """Whether an answer was cut, and nothing was said after it yet."""
         cut = row.status in CONTINUABLE or (row.status == "done" and row.finish_reason == "length")
         return row.role == "assistant" and cut and bool(row.content) and not self.children.get(row.id)
 
 
-def spoken(branch: Sequence[MessageRow], instructions: str = "") -> list[Message]:
+def spoken(branch: Sequence[Row], instructions: str = "") -> list[Message]:
     """A branch as the model reads it: without what was blocked or failed, and the questions those belong to."""
     messages = [Message(role="system", content=instructions)] if instructions else []
     for place, row in enumerate(branch):

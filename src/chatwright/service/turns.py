@@ -17,13 +17,14 @@ from sqlalchemy.orm import Session
 from chatwright.inference.prompts import ConversationTooLong, as_trained, fit
 from chatwright.inference.sampling import Sampling
 from chatwright.records import Message
-from chatwright.service.conversations import owned, read_tree, title_of, touch
+from chatwright.service.conversations import owned, title_of, touch
 from chatwright.service.database import Database
 from chatwright.service.models import LoadedModel
 from chatwright.service.moderation import Decision
 from chatwright.service.refusal import Refusal, not_found
+from chatwright.service.sessions import Person
 from chatwright.service.tables import ComparisonRow, ConversationRow, EventRow, MessageRow, User, new_id
-from chatwright.service.tree import Tree, asks_to_go_on, spoken
+from chatwright.service.tree import Said, Tree, asks_to_go_on, spoken
 from chatwright.storage import keyed_uniform
 
 TEMPERATURE = 0.3  # ours: small models are right more often when they stay close to their best guess
@@ -36,6 +37,9 @@ _SETTINGS = (
     .join(ConversationRow, ConversationRow.user_id == User.id)
     .where(ConversationRow.id == sa.bindparam("conversation"), User.id == sa.bindparam("user"))
 )
+_SAID = sa.select(*(getattr(MessageRow, name) for name in Said._fields)).where(
+    MessageRow.conversation_id == sa.bindparam("conversation")
+)
 _LAST = sa.select(
     sa.func.max(MessageRow.position), sa.func.max(sa.case((MessageRow.status == "running", 1), else_=0))
 ).where(MessageRow.conversation_id == sa.bindparam("conversation"))
@@ -43,7 +47,7 @@ _ASKED = sa.select(MessageRow.id).where(
     MessageRow.conversation_id == sa.bindparam("conversation"), MessageRow.key == sa.bindparam("key")
 )
 _ADD_MESSAGE, _ADD_COMPARISON = sa.insert(MessageRow), sa.insert(ComparisonRow)
-CHANGE_CONVERSATION = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
+_CHANGE_CONVERSATION = sa.update(ConversationRow).where(ConversationRow.id == sa.bindparam("conversation"))
 
 
 Row = dict[str, Any]  # of a table, by column
@@ -61,6 +65,16 @@ class Task:
     sampling: Sampling
     text: str = ""
     event: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A conversation before a turn. person: whose it is. settings: the conversation's before the account's."""
+
+    person: Person
+    id: str
+    tree: Tree[Said]
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -103,28 +117,32 @@ class Turns:
 
     def __init__(self, database: Database, models: Mapping[str, LoadedModel]) -> None:
         self._database, self._models = database, models
+        self._settings, self._said = database.prepare(_SETTINGS), database.prepare(_SAID)
+
+    def look(self, cursor: Any, person: Person, conversation_id: str) -> Seen:
+        """A person's conversation, in a transaction under way. Refusal when there is none, or it is somebody else's."""
+        found = self._settings.rows(cursor, {"conversation": conversation_id, "user": person.id})
+        if not found:
+            raise not_found()
+        [(account, conversation)] = found
+        tree = Tree(map(Said._make, self._said.rows(cursor, {"conversation": conversation_id})))
+        return Seen(person, conversation_id, tree, {**account, **conversation})
 
     def ask(
-        self,
-        user_id: str,
-        conversation_id: str,
-        parent_id: str | None,
-        content: str,
-        wish: Wish,
-        decision: Decision | None = None,
+        self, seen: Seen, parent_id: str | None, content: str, wish: Wish, decision: Decision | None = None
     ) -> Plan:
         """A question below `parent_id`. decision: the moderator's; a flagged question is kept, and not answered."""
-        with self._database.read() as session:
-            tree, settings = self._look(session, user_id, conversation_id, wish)
-            known = wish.key is not None and any(row.key == wish.key for row in tree.rows)
-            before = _taken_before(session, conversation_id, wish.key) if known else None
-        if before is not None:
-            return Plan([], lambda: before)
+        tree = seen.tree
+        if wish.key is not None and any(row.key == wish.key for row in tree.rows):
+            with self._database.read() as session:
+                before = _taken_before(session, seen.id, wish.key)
+            if before is not None:
+                return Plan([], lambda: before)
         above = tree.path(parent_id)
         if (parent_id is None) == bool(above) or (above and above[-1].role != "assistant"):
             raise Refusal(400, "wrong_parent", "A question stands below an answer, or at the root.", param="parent_id")
         if above and asks_to_go_on(content) and tree.can_continue(above[-1]):
-            return self.go_on(user_id, conversation_id, above[-1].id)
+            return self.go_on(seen, above[-1].id)
         question: Row = {"id": new_id(), "parent_id": parent_id, "role": "user", "content": content, "key": wish.key}
         question |= {"status": "done", "moderation": None if decision is None else judged(decision)}
         if decision is not None and decision.flagged:
@@ -134,29 +152,28 @@ class Turns:
             rows, tasks = [question, refusal], list[Task]()
         else:
             count = 2 if wish.compare else 1
-            branch = [*above, MessageRow(**question)]
-            rows, tasks = self._answers(conversation_id, branch, question["id"], settings, count, user_id)
+            asked = Message(role="user", content=content)
+            rows, tasks = self._answers(seen, above, asked, question["id"], wish, count)
             rows = [question, *rows]
-        return self._plan(user_id, tree, conversation_id, rows, tasks, question, wish.compare and bool(tasks))
+        return self._plan(seen, rows, tasks, question, wish.compare and bool(tasks))
 
-    def regenerate(self, user_id: str, conversation_id: str, message_id: str, wish: Wish) -> Plan:
+    def regenerate(self, seen: Seen, message_id: str, wish: Wish) -> Plan:
         """Another answer beside an answer, or one below a question."""
-        with self._database.read() as session:
-            tree, settings = self._look(session, user_id, conversation_id, wish)
-        branch = tree.path(message_id)
+        branch = seen.tree.path(message_id)
         if not branch:
             raise not_found()
         if branch[-1].role == "assistant":
             branch = branch[:-1]
         if branch[-1].status == "blocked":
             raise Refusal(409, "not_allowed", "This question is not answered; ask another.")
-        rows, tasks = self._answers(conversation_id, branch, branch[-1].id, settings, 1, user_id)
-        return self._plan(user_id, tree, conversation_id, rows, tasks, None, False)
+        *above, question = branch
+        asked = Message(role="user", content=question.content)
+        rows, tasks = self._answers(seen, above, asked, question.id, wish, 1)
+        return self._plan(seen, rows, tasks, None, False)
 
-    def go_on(self, user_id: str, conversation_id: str, message_id: str) -> Plan:
+    def go_on(self, seen: Seen, message_id: str) -> Plan:
         """More of an answer that was cut."""
-        with self._database.read() as session:
-            tree, settings = self._look(session, user_id, conversation_id, Wish({}))
+        user_id, conversation_id, tree, settings = seen.person.id, seen.id, seen.tree, seen.settings
         branch = tree.path(message_id)
         if not branch:
             raise not_found()
@@ -189,29 +206,14 @@ class Turns:
 
         return Plan([task], write)
 
-    def _look(self, session: Session, user_id: str, conversation_id: str, wish: Wish) -> tuple[Tree, dict[str, Any]]:
-        """A conversation's messages, and a turn's settings: its own before the conversation's and account's."""
-        found = session.execute(_SETTINGS, {"conversation": conversation_id, "user": user_id}).first()
-        if found is None:
-            raise not_found()
-        account, conversation = found
-        settings = {**account, **conversation}
-        settings |= {key: value for key, value in wish.settings.items() if value is not None}
-        return read_tree(session, conversation_id), settings
-
     def _answers(
-        self,
-        conversation_id: str,
-        branch: Sequence[MessageRow],
-        question_id: str,
-        settings: Mapping[str, Any],
-        count: int,
-        user_id: str,
+        self, seen: Seen, above: Sequence[Said], question: Message, question_id: str, wish: Wish, count: int
     ) -> tuple[list[Row], list[Task]]:
-        """So many answers to the question at the end of a branch: their rows and tasks."""
+        """So many answers to a question below a branch: their rows and tasks."""
+        settings = {**seen.settings, **{key: value for key, value in wish.settings.items() if value is not None}}
         model = self._model(settings.get("model"))
         instructions = settings.get("instructions") or ""
-        prompt = self._prompt(model, spoken(branch, instructions), settings.get("max_tokens"))
+        prompt = self._prompt(model, [*spoken(above, instructions), question], settings.get("max_tokens"))
         rows, tasks = list[Row](), list[Task]()
         for _ in range(count):
             id = new_id()
@@ -221,24 +223,16 @@ class Turns:
             row |= {"dropped": prompt.dropped, "prompt_tokens": len(prompt.ids)}
             row["sampling"] = {key: getattr(sampling, key) for key in ("temperature", "top_p", "max_tokens", "seed")}
             rows.append(row)
-            tasks.append(Task(id, conversation_id, user_id, model, prompt.ids, sampling))
+            tasks.append(Task(id, seen.id, seen.person.id, model, prompt.ids, sampling))
         return rows, tasks
 
-    def _plan(
-        self,
-        user_id: str,
-        tree: Tree,
-        conversation_id: str,
-        rows: list[Row],
-        tasks: list[Task],
-        question: Row | None,
-        compared: bool,
-    ) -> Plan:
+    def _plan(self, seen: Seen, rows: list[Row], tasks: list[Task], question: Row | None, compared: bool) -> Plan:
         """New messages of the tree. Refusal when an answer runs, or there are too many."""
-        _check_free(tree.rows[-1].position if tree.rows else 0, tree.running, len(rows))
+        messages = seen.tree.rows
+        _check_free(messages[-1].position if messages else 0, seen.tree.running, len(rows))
         answers = [row["id"] for row in rows if row["role"] == "assistant"]
         turn = Turn(question["id"] if question else None, answers, tasks, new_id() if compared else None)
-        return Plan(tasks, lambda: self._write(user_id, conversation_id, rows, turn, question))
+        return Plan(tasks, lambda: self._write(seen.person.id, seen.id, rows, turn, question))
 
     def _write(self, user_id: str, conversation_id: str, rows: list[Row], turn: Turn, question: Row | None) -> Turn:
         """Put new messages into the tree. Refusal when an answer runs by now, or there are too many."""
@@ -258,7 +252,7 @@ class Turns:
             changes: Row = {"current_id": turn.answers[0], "updated_at": time.time()}
             if question is not None and not conversation.title_source:
                 changes |= {"title": title_of(question["content"]), "title_source": "words"}
-            connection.execute(CHANGE_CONVERSATION, {"conversation": conversation_id, **changes})
+            connection.execute(_CHANGE_CONVERSATION, {"conversation": conversation_id, **changes})
         return turn
 
     def _model(self, name: str | None) -> LoadedModel:

@@ -23,7 +23,7 @@ class Extras:
     comparisons: Mapping[str, str] = field(default_factory=dict)  # the comparison that an answer stands in
 
 
-def message(row: MessageRow, tree: Tree, extras: Extras, running: Running) -> dict[str, Any]:
+def message(row: MessageRow, tree: Tree[MessageRow], extras: Extras, running: Running) -> dict[str, Any]:
     """A message with its place in the tree."""
     content, last_event = row.content, row.last_event
     live = running(row.id) if row.status == "running" else None

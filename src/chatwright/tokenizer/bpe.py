@@ -144,6 +144,10 @@ class Tokenizer:
         """Ids of any bytes; of UTF-8 they are those of its text."""
         return self._encoder.encode_bytes(data)
 
+    def ids_of_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """Ids of a rendered conversation."""
+        return self._encoder.ids_of_pieces(pieces)
+
     def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
         """Ids of a rendered conversation, and for each whether the assistant writes it."""
         return self._encoder.encode_pieces(pieces)

@@ -14,7 +14,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prom
     For content without special tokens in it they equal those of `transformers`' `apply_chat_template`. UserError when
     the tokenizer has no template, or its template refuses the conversation.
     """
-    return tokenizer.encode_pieces(tokenizer.chat_template.pieces(messages, generation_prompt))[0]
+    return tokenizer.ids_of_pieces(tokenizer.chat_template.pieces(messages, generation_prompt))
 
 
 def render_with_mask(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:

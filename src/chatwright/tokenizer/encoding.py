@@ -8,11 +8,15 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, Protocol
 
 import gigatoken
 import tokenizers
+
+REMEMBERED = 1024  # texts of conversations whose ids are kept, since the next turn has them in front again, ...
+LONGEST_REMEMBERED = 1000  # ... and characters of one: 16 MB at most
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -40,6 +44,9 @@ class Encoder(Protocol):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, on all cores."""
+
+    def ids_of_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """Ids of a conversation."""
 
     def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
         """Ids of a conversation, and for each whether it begins in a written piece."""
@@ -78,6 +85,7 @@ class ByteEncoder:
         plain = {**description, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._bpe = gigatoken.Tokenizer.from_json(json.dumps(plain))
         self._lengths = {i: len(piece) for i, piece in self._bpe.vocab.items()}
+        self._remembered = lru_cache(REMEMBERED)(lambda text: self._bpe.encode(_to_bytes(text)))
 
     def encode(self, text: str) -> list[int]:
         """A lone surrogate is encoded as the three bytes of its code point."""
@@ -90,6 +98,17 @@ class ByteEncoder:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each."""
         return self._bpe.encode_batch_list([_to_bytes(text) for text in texts])
+
+    def ids_of_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """Text between two special tokens is encoded as one, whatever pieces it is in."""
+        ids: list[int] = []
+        for special, run in groupby(pieces, key=lambda piece: piece.special):
+            if special is not None:
+                ids += [special for _ in run]
+                continue
+            text = "".join(piece.text for piece in run)
+            ids += self._remembered(text).tolist() if len(text) <= LONGEST_REMEMBERED else self.encode(text)
+        return ids
 
     def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
         """Text between two special tokens is encoded as one, whatever pieces it is in."""
@@ -152,14 +171,21 @@ class TextEncoder:
         """`encode` of each."""
         return [encoding.ids for encoding in self._bpe.encode_batch([_to_text(text) for text in texts])]
 
+    def ids_of_pieces(self, pieces: Sequence[Piece]) -> list[int]:
+        """As Hugging Face encodes the whole conversation at once."""
+        return self._bpe.encode("".join(self._texts(pieces))).ids
+
     def encode_pieces(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool]]:
         """As Hugging Face encodes the whole conversation at once."""
-        texts = [_to_text(p.text) if p.special is None else self._names[p.special] for p in pieces]
+        texts = self._texts(pieces)
         ends: list[int] = []
         for text in texts:
             ends.append((ends[-1] if ends else 0) + len(text))
         encoding = self._bpe.encode("".join(texts))
         return encoding.ids, [pieces[bisect.bisect_right(ends, start)].written for start, _ in encoding.offsets]
+
+    def _texts(self, pieces: Sequence[Piece]) -> list[str]:
+        return [_to_text(p.text) if p.special is None else self._names[p.special] for p in pieces]
 
 
 def _to_bytes(text: str) -> bytes:

@@ -37,6 +37,7 @@ CHATML = """\
 """
 
 _MARKS = range(0xF0000, 0xFFFFE)  # characters of a private use plane
+_HIGH = re.compile(f"[{chr(_MARKS[0])}-\U0010ffff]")  # those, and what is above them
 
 
 class ChatTemplate:
@@ -133,6 +134,8 @@ class ChatTemplate:
         return self._special.sub(lambda found: marks.quote + chr(_MARKS[0] + self._names.index(found[0])), text)
 
     def _reveal(self, text: str, marks: _Marks) -> str:
+        if marks.quote not in text:
+            return text
         quoted = re.compile(re.escape(marks.quote) + "(.)", re.DOTALL)
         return quoted.sub(lambda found: self._names[ord(found[1]) - _MARKS[0]], text)
 
@@ -162,7 +165,7 @@ class _Marks:
     """Characters that occur in none of the messages."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
-        used = {c for message in messages for c in message.text if ord(c) >= _MARKS[0]}
+        used = {c for message in messages for c in _HIGH.findall(message.text)}
         unused = (chr(code) for code in reversed(_MARKS) if chr(code) not in used)
         self.begin, self.end, self.quote = next(unused), next(unused), next(unused)
 

@@ -231,6 +231,39 @@ def test_a_new_password_ends_every_other_session(service: Service):
     service.browser().log_in("anna", "another long one")
 
 
+def test_who_lost_the_session_to_another_process_cannot_ask(service: Service):
+    anna = service.browser("anna")
+    id = anna.conversation()
+    answer = anna.ask(id, "Hello")
+    elsewhere = Database(service.parts.database.url.render_as_string(hide_password=False))
+    with elsewhere.write() as session:
+        session.execute(sa.update(User).where(User.name == "anna").values(disabled=True))
+    path = f"/conversations/{id}/messages"
+    for end in ("", f"/{answer['id']}/regenerate", f"/{answer['id']}/continue"):
+        body = {} if end else {"content": "And?", "parent_id": answer["id"]}
+        assert anna.refused("POST", path + end, body) == (401, "not_signed_in")
+    with elsewhere.write() as session:
+        session.execute(sa.update(User).values(disabled=False))
+    assert anna.ask(id, "And?", answer["id"])["status"] == "done"
+    with elsewhere.write() as session:
+        session.execute(sa.delete(SessionRow))
+    assert anna.refused("POST", path, {"content": "And now?", "parent_id": None}) == (401, "not_signed_in")
+    elsewhere.close()
+
+
+def test_a_question_is_a_visit(service: Service):
+    anna = service.browser("anna")
+    id = anna.conversation()
+    database = service.parts.database
+    with database.write() as session:
+        session.execute(sa.update(SessionRow).values(last_seen_at=SessionRow.last_seen_at - 2 * SEEN_EVERY))
+    before = time.time()
+    anna.send(id, "Hello")
+    with database.read() as session:
+        assert session.scalars(sa.select(SessionRow.last_seen_at)).one() >= before - 1
+        assert session.scalars(sa.select(User.last_seen_at)).one() >= before - 1
+
+
 def test_logging_out_everywhere(service: Service):
     here, there = service.browser("anna"), service.browser().log_in("anna")
     here.ok("POST", "/logout", {"everywhere": True})

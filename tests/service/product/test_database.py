@@ -18,7 +18,7 @@ from chatwright.errors import UserError
 from chatwright.service.copying import copy
 from chatwright.service.database import Database, read_url
 from chatwright.service.operator import copy_database, create_admin
-from chatwright.service.tables import EventRow, SettingRow, Table, User
+from chatwright.service.tables import ConversationRow, EventRow, MessageRow, SettingRow, Table, User
 from tests.conftest import chatwright, command, quiet
 from tests.service.product.browser import Browser, Service, serving_product
 from tests.service.product.conftest import new_database
@@ -84,6 +84,54 @@ def test_a_write_that_fails_leaves_nothing(database: Database):
         write()
     with database.read() as session:
         assert session.scalars(sa.select(SettingRow)).all() == []
+
+
+def test_statements_for_the_driver_give_and_take_what_the_models_say(database: Database):
+    user = User(id="u", name="Ada", name_key="ada", role="user", consent=True, settings={"a": [1, None]})
+    user.created_at = 1.25
+    with database.write() as session:
+        session.add(user)
+        session.flush()
+        session.add(ConversationRow(id="c", user_id="u", settings={}))
+        session.flush()
+        session.add(MessageRow(id="m", conversation_id="c", position=1, role="assistant", moderation={"flagged": True}))
+    find = database.prepare(
+        sa.select(User.name, User.consent, User.disabled, User.settings, User.created_at, User.last_seen_at).where(
+            User.id == sa.bindparam("user")
+        )
+    )
+    change = database.prepare(
+        sa.update(MessageRow).where(MessageRow.id == sa.bindparam("message")), ["content", "moderation"]
+    )
+    add = database.prepare(sa.insert(EventRow), ["message_id", "first", "pieces"])
+    with database.cursor("read") as cursor:
+        assert find.rows(cursor, {"user": "u"}) == [["Ada", True, False, {"a": [1, None]}, 1.25, None]]
+        assert find.rows(cursor, {"user": "nobody"}) == []
+    with database.cursor("write") as cursor:
+        change(cursor, {"message": "m", "content": "你好 %s ?", "moderation": None})
+        add(cursor, {"message_id": "m", "first": 1, "pieces": ["a", "ü"]})
+    with database.read() as session:
+        row = session.get_one(MessageRow, "m")
+        assert (row.content, row.moderation, row.role) == ("你好 %s ?", None, "assistant")
+        assert session.scalar(sa.select(MessageRow.moderation.is_(sa.null()))) == 1  # not JSON's null
+        assert session.get_one(EventRow, ("m", 1)).pieces == ["a", "ü"]
+
+
+def test_a_block_for_the_driver_that_fails_leaves_nothing_and_the_next_goes_on(database: Database):
+    add = database.prepare(sa.insert(SettingRow), ["key", "value"])
+
+    def fail() -> None:
+        with database.cursor("write") as cursor:
+            add(cursor, {"key": "a", "value": {}})
+            raise ZeroDivisionError
+
+    for _ in range(60):  # more than there are connections
+        with pytest.raises(ZeroDivisionError):
+            fail()
+    with database.cursor("write") as cursor:
+        add(cursor, {"key": "b", "value": {"x": 1}})
+    with database.read() as session:
+        assert [(row.key, row.value) for row in session.scalars(sa.select(SettingRow))] == [("b", {"x": 1})]
 
 
 def test_a_database_that_is_gone_is_noticed(database: Database):

@@ -42,8 +42,8 @@ def test_events_are_numbered_without_gaps_and_end_with_the_whole_answer(
     anna = product(scripted("The capital of Japan is Tokyo.", delay=0.05)).browser("anna")
     turn = anna.send(anna.conversation(), "What is the capital of Japan?")
     [answer] = turn["answers"]
-    assert (answer["status"], answer["content"], answer["last_event"]) == ("running", "", 0)
-    *pieces, end = anna.events(answer)
+    assert answer["status"] == "running"
+    *pieces, end = anna.events(answer, after=0)
     assert [event.number for event in [*pieces, end]] == list(range(1, len(pieces) + 2))
     assert text_of(pieces) == end.data["message"]["content"] == "The capital of Japan is Tokyo."
     assert (end.kind, end.data["message"]["status"]) == ("end", "done")
@@ -212,6 +212,36 @@ def test_what_the_engine_began_is_dropped_when_the_question_cannot_be_written(
     wait_until(lambda: service.parts.line.length == 0)
     assert anna.read(id)["messages"] == []
     assert anna.ask(id, "Talk")["content"] == LONG
+
+
+def test_the_end_is_told_only_when_it_is_on_disk(
+    product: Callable[..., Service], tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+):
+    service = product(tiny)
+    anna = service.browser("anna")
+    store, ending, free = service.parts.answers._store, threading.Event(), threading.Event()
+
+    def slow(batch: list[generation.Part]) -> None:
+        if any(part.outcome is not None for part in batch):
+            ending.set()
+            assert free.wait(30)
+        store(batch)
+
+    monkeypatch.setattr(service.parts.answers, "_store", slow)
+    [answer] = anna.send(anna.conversation(), "Hello", settings={"max_tokens": 6})["answers"]
+    assert ending.wait(30)
+    seen: list[Event] = []
+    reader = threading.Thread(target=lambda: seen.extend(anna.events(answer, after=0)))
+    reader.start()
+    live = service.parts.answers.live(answer["id"])
+    assert live is not None
+    time.sleep(0.2)
+    assert "end" not in [event.kind for event in seen]
+    free.set()
+    reader.join(30)
+    *pieces, end = seen
+    assert text_of(pieces) == end.data["message"]["content"] == live.text
+    assert [event.number for event in seen] == list(range(1, len(seen) + 1))
 
 
 def test_an_answer_in_line_can_be_stopped(product: Callable[..., Service], scripted: Callable):

@@ -26,7 +26,7 @@ from chatwright.service.limits import Limiter
 from chatwright.service.line import Line
 from chatwright.service.load import Meter
 from chatwright.service.models import LoadedModel
-from chatwright.service.moderation import Moderator, judge
+from chatwright.service.moderation import Moderator
 from chatwright.service.passwords import Passwords
 from chatwright.service.refusal import Refusal, not_found
 from chatwright.service.security import CHANGING, check_csrf, check_origin
@@ -34,7 +34,8 @@ from chatwright.service.sessions import ABSOLUTE_SECONDS, Person, Sessions, csrf
 from chatwright.service.settings import AdminSettings, SettingsStore
 from chatwright.service.stored_keys import StoredKeys
 from chatwright.service.tables import User
-from chatwright.service.turns import Turns
+from chatwright.service.turns import Seen, Turns
+from chatwright.service.workers import Workers
 
 COOKIE = "chatwright_session"
 QUARTER = 15 * 60.0  # seconds
@@ -53,7 +54,10 @@ class Brakes:
 
 @dataclass
 class Context:
-    """The parts of a service. public: its address where a proxy stands before it. streams: open ones, by person."""
+    """The parts of a service.
+
+    workers: threads for turns. public: its address where a proxy stands before it. streams: open ones, by person.
+    """
 
     database: Database
     models: Mapping[str, LoadedModel]
@@ -69,6 +73,7 @@ class Context:
     feedback: Feedback
     keys: StoredKeys
     admin: Admin
+    workers: Workers
     limiter: Limiter | None = None
     moderator: Moderator | None = None
     public: str | None = None
@@ -85,10 +90,32 @@ class Context:
             wait = error.retry_after or RETRY_AFTER
             raise Refusal(429, "rate_limited", "Too much at once; please wait.", retry_after=wait) from None
 
+    def begin_turn(self, asker: Asker, conversation_id: str) -> Seen:
+        """The conversation of whoever asks, in one transaction. Not for the event loop's thread.
+
+        Refusal for who is not signed in, asks too much, or has no such conversation.
+        """
+        with self.database.cursor("read") as cursor:
+            person = known(self.sessions.holder(cursor, asker.token) if asker.token else None)
+            self.answers.check_room(person.id)
+            self.within("messages_source", asker.source)
+            self.within("messages_account", person.id)
+            self.within("tokens_account", person.id, 0)
+            return self.turns.look(cursor, person, conversation_id)
+
     def apply(self, settings: AdminSettings) -> None:
         """Do as the operator's settings say. UserError when a rate cannot be read."""
         if self.limiter is not None:
             self.limiter.configure(settings.rates)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Whoever asks, before anybody has looked who that is. token: what the cookie holds. came: when, monotonic."""
+
+    token: str | None
+    source: str
+    came: float
 
 
 @dataclass(frozen=True)
@@ -117,22 +144,32 @@ async def context(request: Request) -> Context:
 Parts = Annotated[Context, Depends(context)]
 
 
-async def came(request: Request) -> float:
-    """When the request came, in seconds of `time.monotonic`."""
-    return clock_of(request).came
-
-
-Came = Annotated[float, Depends(came)]
-
-
-def visitor(request: Request, parts: Parts) -> Visitor:
+async def asker(request: Request, parts: Parts) -> Asker:
     """Whoever asks. Refusal when a request that changes something may be forged by another site's page."""
     token = request.cookies.get(_cookie_name(request))
     if request.method in CHANGING:
         check_origin(request.headers.get("origin"), request.headers.get("host", ""), parts.public)
         check_csrf(token, request.headers.get("x-csrf-token"))
-    person = parts.sessions.find(token) if token else None
-    return Visitor(token, person, source_of(request))
+    return Asker(token, source_of(request), clock_of(request).came)
+
+
+Unknown = Annotated[Asker, Depends(asker)]
+
+
+async def with_token(unknown: Unknown) -> Asker:
+    """Whoever asks with a session's token, which nobody has looked at yet. Refusal without one."""
+    if unknown.token is None:
+        raise not_signed_in()
+    return unknown
+
+
+Bearer = Annotated[Asker, Depends(with_token)]
+
+
+def visitor(unknown: Unknown, parts: Parts) -> Visitor:
+    """Whoever asks, and who that is."""
+    person = parts.sessions.find(unknown.token) if unknown.token else None
+    return Visitor(unknown.token, person, unknown.source)
 
 
 Anyone = Annotated[Visitor, Depends(visitor)]
@@ -140,9 +177,19 @@ Anyone = Annotated[Visitor, Depends(visitor)]
 
 async def signed_in(anyone: Anyone) -> Person:
     """Whoever is signed in. Refusal else."""
-    if anyone.person is None:
-        raise Refusal(401, "not_signed_in", "Log in first.")
-    return anyone.person
+    return known(anyone.person)
+
+
+def not_signed_in() -> Refusal:
+    """What somebody hears who must log in."""
+    return Refusal(401, "not_signed_in", "Log in first.")
+
+
+def known(person: Person | None) -> Person:
+    """The person. Refusal when it is nobody."""
+    if person is None:
+        raise not_signed_in()
+    return person
 
 
 Somebody = Annotated[Person, Depends(signed_in)]
@@ -183,11 +230,6 @@ Title = Annotated[str, StringConstraints(max_length=conversations.LONGEST_TITLE,
 Text = Annotated[str, StringConstraints(max_length=feedback.LONGEST_TEXT), NoNul]
 Search = Annotated[str, Query(max_length=200)]
 Consent = Annotated[bool | None, Query()]
-
-
-async def moderated(parts: Context, text: str) -> Any:
-    """The moderator's decision on a text; None when there is no moderator."""
-    return None if parts.moderator is None else await judge(parts.moderator, text)
 
 
 def session_view(parts: Context, request: Request, response: Response, token: str | None) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -17,8 +18,9 @@ from chatwright.service.api.context import (
     RETRY_AFTER,
     STREAMS,
     Anyone,
+    Asker,
+    Bearer,
     Body,
-    Came,
     Context,
     NoNul,
     Parts,
@@ -26,14 +28,13 @@ from chatwright.service.api.context import (
     Somebody,
     Text,
     Title,
-    moderated,
 )
 from chatwright.service.conversations import PAGE_MOST
 from chatwright.service.feedback import Pick, Vote
 from chatwright.service.refusal import Refusal
 from chatwright.service.sessions import Person
 from chatwright.service.streams import EventStream
-from chatwright.service.turns import LONGEST_MESSAGE, Turn, Wish, drawn_for_comparison
+from chatwright.service.turns import LONGEST_MESSAGE, Plan, Seen, Turn, Wish, drawn_for_comparison
 
 router = APIRouter(prefix="/api")
 
@@ -165,45 +166,37 @@ async def delete_conversation(conversation_id: str, person: Somebody, parts: Par
 
 
 @router.post("/conversations/{conversation_id}/messages", status_code=201)
-async def ask(
-    conversation_id: str, body: Question, response: Response, anyone: Anyone, person: Somebody, parts: Parts, came: Came
-) -> dict[str, Any]:
+async def ask(conversation_id: str, body: Question, response: Response, asker: Bearer, parts: Parts) -> dict[str, Any]:
     """Ask something; its answer is made apart from this request."""
-    _check_room(parts, anyone.source, person)
-    decision = await moderated(parts, body.content)
-    settings = parts.settings.current
-    unasked = drawn_for_comparison(conversation_id, body.parent_id, settings.comparison_share)
-    wish = Wish(_given(body.settings), settings.comparisons and (body.compare or unasked), body.key)
-    plan = await asyncio.to_thread(
-        parts.turns.ask, person.id, conversation_id, body.parent_id, body.content, wish, decision
-    )
-    turn = await parts.answers.make(plan, came)
+
+    def planned(seen: Seen) -> Plan:
+        decision = None if parts.moderator is None else parts.moderator.check(body.content)
+        settings = parts.settings.current
+        unasked = drawn_for_comparison(conversation_id, body.parent_id, settings.comparison_share)
+        wish = Wish(_given(body.settings), settings.comparisons and (body.compare or unasked), body.key)
+        return parts.turns.ask(seen, body.parent_id, body.content, wish, decision)
+
+    turn, view = await _taken(parts, asker, conversation_id, planned)
     if turn.repeated or turn.continued:
         response.status_code = 200
-    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
+    return view
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/regenerate", status_code=201)
 async def regenerate(
-    conversation_id: str, message_id: str, body: Again, anyone: Anyone, person: Somebody, parts: Parts, came: Came
+    conversation_id: str, message_id: str, body: Again, asker: Bearer, parts: Parts
 ) -> dict[str, Any]:
     """Another version of an answer."""
-    _check_room(parts, anyone.source, person)
     wish = Wish(_given(body.settings))
-    plan = await asyncio.to_thread(parts.turns.regenerate, person.id, conversation_id, message_id, wish)
-    turn = await parts.answers.make(plan, came)
-    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
+    _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.regenerate(seen, message_id, wish))
+    return view
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/continue")
-async def go_on(
-    conversation_id: str, message_id: str, body: Nothing, anyone: Anyone, person: Somebody, parts: Parts, came: Came
-) -> dict[str, Any]:
+async def go_on(conversation_id: str, message_id: str, body: Nothing, asker: Bearer, parts: Parts) -> dict[str, Any]:
     """More of an answer that was cut."""
-    _check_room(parts, anyone.source, person)
-    plan = await asyncio.to_thread(parts.turns.go_on, person.id, conversation_id, message_id)
-    turn = await parts.answers.make(plan, came)
-    return await asyncio.to_thread(_turn_view, parts, person, conversation_id, turn)
+    _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.go_on(seen, message_id))
+    return view
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/stop")
@@ -214,15 +207,22 @@ async def stop(conversation_id: str, message_id: str, body: Nothing, person: Som
     return await _message(parts, person, conversation_id, message_id)
 
 
-def _check_room(parts: Context, source: str, person: Person) -> None:
-    """Refusal when there is no place for one more answer, or too much was asked."""
-    parts.answers.check_room(person.id)
-    parts.within("messages_source", source)
-    parts.within("messages_account", person.id)
-    parts.within("tokens_account", person.id, 0)
+async def _taken(
+    parts: Context, asker: Asker, conversation_id: str, planned: Callable[[Seen], Plan]
+) -> tuple[Turn, dict[str, Any]]:
+    """Take a turn; what came of it, and that as the page gets it. All that the engine waits for is done in one go."""
+
+    def begin() -> tuple[Person, Plan]:
+        seen = parts.begin_turn(asker, conversation_id)
+        return seen.person, planned(seen)
+
+    person, plan = await parts.workers.do(begin)
+    turn = await parts.answers.make(plan, asker.came)
+    return turn, await parts.workers.do(partial(_turn_view, parts, person, conversation_id, turn))
 
 
 def _turn_view(parts: Context, person: Person, conversation_id: str, turn: Turn) -> dict[str, Any]:
+    parts.sessions.note_visit(person)
     ids = [*([turn.question] if turn.question else []), *turn.answers]
     messages, conversation = parts.conversations.excerpt(person.id, conversation_id, ids)
     pair = None if turn.comparison is None else parts.feedback.read(turn.comparison)

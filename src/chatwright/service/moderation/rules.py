@@ -14,22 +14,38 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of harm, and how it is asked for; unless the same few words also say `but`."""
+    """A kind of harm, and how it is asked for; unless the same few words also say `but`.
+
+    needs: what the pattern cannot do without, of many rules the same: where it is missing, none of them is looked for.
+    """
 
     category: str
     pattern: re.Pattern[str]
     but: re.Pattern[str] | None = None
+    needs: re.Pattern[str] | None = None
 
 
-def _rule(category: str, pattern: str, but: str = "") -> Rule:
-    return Rule(category, re.compile(pattern), re.compile(but) if but else None)
+def _rule(category: str, pattern: str, but: str = "", needs: str = "") -> Rule:
+    compiled = [re.compile(part) if part else None for part in (but, needs)]
+    return Rule(category, re.compile(pattern), *compiled)
 
 
-_ASK = (
+def _asked(category: str, pattern: str, but: str = "") -> Rule:
+    """What somebody asks for. Without a way to ask there is none of these."""
+    return _rule(category, _ASK + pattern, but, _ASKING)
+
+
+def _chinese(category: str, pattern: str, but: str = "") -> Rule:
+    return _rule(category, pattern, but, _HAN)
+
+
+_HAN = "[\u3400-\u9fff]"
+_ASKING = (
     r"(?:how (?:do|can|could|should|would|to|might)|help me|teach me|show me|tell me|explain|give me|i (?:want|need|plan|"
     r"intend|would like|am going|have decided)|i'd like|i'm (?:going|planning)|ways? (?:to|of)|steps? to|instructions?|"
-    r"guide|recipe|let's|can you|could you|please|write|what is the best)\b.{0,40}?"
+    r"guide|recipe|let's|can you|could you|please|write|what is the best)\b"
 )
+_ASK = _ASKING + r".{0,40}?"
 _MAKE = (
     r"(?:mak(?:e|ing)|build(?:ing)?|construct|assembl|creat|produc|synthesi[sz]|cook(?:ing)?|brew|prepar)\w*\b.{0,25}?"
 )
@@ -65,28 +81,28 @@ RULES = (
         r"anthrax|bio-?weapons?|(?:chemical|biological) weapons?|(?:deadly|lethal) poison|land ?mines?|ghost gun|bullets|silencer|rocket to attack)\b",
         r"bath bomb|calorimeter|minecraft|defus|dispos|disarm",
     ),
-    _rule(
+    _asked(
         "illicit/violent",
-        _ASK + r"(?:blow(?:ing)? up|bomb(?:ing)?|burn(?:ing)? down|set(?:ting)? fire to|attack(?:ing)?|derail|crash|shoot up|"
+        r"(?:blow(?:ing)? up|bomb(?:ing)?|burn(?:ing)? down|set(?:ting)? fire to|attack(?:ing)?|derail|crash|shoot up|"
         r"poison|sabotage|sink)\b.{0,15}?" + _PLACE,
         _MOVIE + r"|proof|fire drill|insur",
     ),
     _rule("illicit/violent", r"set(?:ting)? (?:a |the |my )?" + _PLACE + r" on fire"),
-    _rule(
+    _asked(
         "illicit/violent",
-        _ASK + r"(?:(?:plan|commit|carry out) (?:a |an )?(?:terror\w* attack|terrorism|mass shooting|murder|massacre)|"
+        r"(?:(?:plan|commit|carry out) (?:a |an )?(?:terror\w* attack|terrorism|mass shooting|murder|massacre)|"
         r"join (?:a )?terror|hire a (?:killer|hit ?man)|buy a gun without|sell weapons to|take hostages)",
         r"victims of|prevent|" + _MOVIE,
     ),
-    _rule(
+    _asked(
         "violence",
-        _ASK + r"(?:kill|murder|assassinat|poison|stab|strangl|suffocat|shoot|hurt|tortur|kidnap|maim|beat up|harm)\w*\b"
+        r"(?:kill|murder|assassinat|poison|stab|strangl|suffocat|shoot|hurt|tortur|kidnap|maim|beat up|harm)\w*\b"
         r".{0,12}?\b" + _PERSON,
         _MOVIE + r"|proof|without hurting|feelings|self-defen[cs]e|stop .{0,20}(?:hurt|kill|harm)",
     ),
-    _rule(
+    _asked(
         "violence",
-        _ASK + r"(?:kill|poison|hurt|tortur|starv|abus)\w*\b.{0,10}?\b(?:cats?|dogs?|animals?|pupp(?:y|ies)|kittens?)\b",
+        r"(?:kill|poison|hurt|tortur|starv|abus)\w*\b.{0,10}?\b(?:cats?|dogs?|animals?|pupp(?:y|ies)|kittens?)\b",
         r"animal abuse law|proof|prevent|rescu|report",
     ),
     _rule(
@@ -113,9 +129,9 @@ RULES = (
         r".{0,25}?(?:\bsex\b|nudes?\b|naked|porn\w*|erotic\w*|smut\b)|trick a child into",
         r"education|abuse|prevent|health|traffick|\blaws?\b|therap|protect|report|crime",
     ),
-    _rule(
+    _asked(
         "illicit",
-        _ASK + r"(?:hack(?:ing)?|break(?:ing)?) into\b.{0,20}?(?:account|bank|e?-?mail|phone|computer|hospital|network|server|"
+        r"(?:hack(?:ing)?|break(?:ing)?) into\b.{0,20}?(?:account|bank|e?-?mail|phone|computer|hospital|network|server|"
         r"shop|house|car)\b",
         r"\bown\b|permission|prevent|protect",
     ),
@@ -125,22 +141,22 @@ RULES = (
         r"counterfeit|fake (?:money|passport|id|medic\w+))",
         r"detect|protect|remov|prevent|against",
     ),
-    _rule("illicit", _ASK + _MAKE + r"(?:meth(?:amphetamine)?|heroin|cocaine|fentanyl|lsd|ecstasy|crack cocaine)\b"),
-    _rule(
+    _asked("illicit", _MAKE + r"(?:meth(?:amphetamine)?|heroin|cocaine|fentanyl|lsd|ecstasy|crack cocaine)\b"),
+    _asked(
         "illicit",
-        _ASK + r"(?:steal(?:ing)?|rob(?:bing)?|forg(?:e|ing)|launder(?:ing)?|blackmail(?:ing)?|brib(?:e|ing)|shoplift|"
+        r"(?:steal(?:ing)?|rob(?:bing)?|forg(?:e|ing)|launder(?:ing)?|blackmail(?:ing)?|brib(?:e|ing)|shoplift|"
         r"smuggl(?:e|ing)|counterfeit|sell (?:illegal drugs|stolen|drugs)|buy (?:stolen|illegal drugs)|evade taxes|"
         r"hide a body|destroy evidence)\b",
         r"\bbase|the show|steal a look|protect|prevent|avoid|stop|" + _MOVIE,
     ),
-    _rule(
+    _asked(
         "illicit",
-        _ASK + r"hack(?:ing)? (?!into)(?:my|his|her|their|someone|somebody|a|the)\b.{0,20}?(?:account|e?-?mail|phone|computer|server|website)\b",
+        r"hack(?:ing)? (?!into)(?:my|his|her|their|someone|somebody|a|the)\b.{0,20}?(?:account|e?-?mail|phone|computer|server|website)\b",
         r"\bown\b|permission|prevent|protect",
     ),
-    _rule(
+    _asked(
         "harassment",
-        _ASK + r"(?:stalk|threaten|bully(?:ing)?|harass|spy on)\w*\b.{0,8}?\b" + _PERSON,
+        r"(?:stalk|threaten|bully(?:ing)?|harass|spy on)\w*\b.{0,8}?\b" + _PERSON,
         r"being|prevent|stop|report|against|deal with|" + _MOVIE,
     ),
     _rule(
@@ -148,32 +164,38 @@ RULES = (
         r"(?:all|every|these|those|the)? ?" + _GROUP + r"\b.{0,12}?(?:should|must|need to|deserve to|have to|ought to) "
         r"(?:all )?(?:die|be (?:killed|exterminated|shot|gassed|hanged|eliminated|wiped out))",
     ),
-    _rule("hate", _ASK + r"(?:hate speech|people hate|make someone hate)", r"against hate|report|detect|what is|stop|combat"),
+    _asked("hate", r"(?:hate speech|people hate|make someone hate)", r"against hate|report|detect|what is|stop|combat"),
     _rule(
         "harassment/threatening",
         r"\bi(?:'ll| will| am going to|'m going to) (?:kill|stab|shoot|strangle|murder|hurt) you\b|send(?:ing)? death threats",
     ),
-    _rule("illicit/violent", r"(?:制作|制造|造|做|合成|配制|自制|组装).{0,8}?(?:炸弹|炸药|爆炸物|毒气|沙林|蓖麻毒素|毒药|燃烧瓶|枪支|手枪|子弹|雷管)", _SAFE_ZH),
-    _rule("illicit/violent", r"(?:炸掉|炸毁|烧毁|烧掉|袭击|放火烧|纵火).{0,6}?" + _PLACE_ZH, _SAFE_ZH),
-    _rule("violence", _ASK_ZH + r"(?:杀死|杀掉|杀了|谋杀|毒死|捅死|绑架|勒死|毒害|打死|折磨|虐待).{0,6}?" + _PERSON_ZH, _SAFE_ZH + "|小说|电影|游戏"),
-    _rule("violence", _ASK_ZH + r"(?:杀死|毒死|虐待|折磨).{0,6}?(?:猫|狗|动物)", _SAFE_ZH),
-    _rule("self-harm/instructions", r"(?:怎么|怎样|如何|教我).{0,8}?(?:自杀|自残|上吊|割腕|轻生)|自杀.{0,4}?(?:方法|方式)|无痛.{0,4}?死", _SAFE_ZH),
-    _rule("self-harm/intent", r"我.{0,6}?(?:想自杀|要自杀|想死|不想活|想结束.{0,4}生命|想轻生|想割腕|想跳楼|想自残)"),
-    _rule("sexual/minors", r"(?:儿童|未成年|幼女|小女孩|小男孩|小学生).{0,8}?(?:色情|裸照|裸体|性爱|做爱)", _SAFE_ZH + "|教育|保护"),
-    _rule("illicit", _ASK_ZH + r"(?:黑进|黑入|入侵|盗取|盗用|盗).{0,8}?(?:账号|账户|邮箱|银行|电脑|手机|网站|密码|系统|微信)", _SAFE_ZH),
-    _rule("illicit", _ASK_ZH + r"(?:制|做|合成|提炼).{0,4}?(?:冰毒|海洛因|毒品|摇头丸|可卡因)", _SAFE_ZH),
-    _rule("illicit", _ASK_ZH + r"(?:洗钱|伪造|敲诈|勒索|行贿|抢劫|偷东西|偷车|偷钱|诈骗|走私|逃税|买枪|毁尸)", _SAFE_ZH + "|被|遭|遇到"),
-    _rule("hate/threatening", _GROUP_ZH + r".{0,4}?(?:都该死|都去死|应该.{0,4}?(?:杀|消灭|灭绝|处死))"),
-    _rule("harassment/threatening", r"我(?:要|会|一定)(?:杀了你|弄死你|打死你|捅死你)"),
+    _chinese("illicit/violent", r"(?:制作|制造|造|做|合成|配制|自制|组装).{0,8}?(?:炸弹|炸药|爆炸物|毒气|沙林|蓖麻毒素|毒药|燃烧瓶|枪支|手枪|子弹|雷管)", _SAFE_ZH),
+    _chinese("illicit/violent", r"(?:炸掉|炸毁|烧毁|烧掉|袭击|放火烧|纵火).{0,6}?" + _PLACE_ZH, _SAFE_ZH),
+    _chinese("violence", _ASK_ZH + r"(?:杀死|杀掉|杀了|谋杀|毒死|捅死|绑架|勒死|毒害|打死|折磨|虐待).{0,6}?" + _PERSON_ZH, _SAFE_ZH + "|小说|电影|游戏"),
+    _chinese("violence", _ASK_ZH + r"(?:杀死|毒死|虐待|折磨).{0,6}?(?:猫|狗|动物)", _SAFE_ZH),
+    _chinese("self-harm/instructions", r"(?:怎么|怎样|如何|教我).{0,8}?(?:自杀|自残|上吊|割腕|轻生)|自杀.{0,4}?(?:方法|方式)|无痛.{0,4}?死", _SAFE_ZH),
+    _chinese("self-harm/intent", r"我.{0,6}?(?:想自杀|要自杀|想死|不想活|想结束.{0,4}生命|想轻生|想割腕|想跳楼|想自残)"),
+    _chinese("sexual/minors", r"(?:儿童|未成年|幼女|小女孩|小男孩|小学生).{0,8}?(?:色情|裸照|裸体|性爱|做爱)", _SAFE_ZH + "|教育|保护"),
+    _chinese("illicit", _ASK_ZH + r"(?:黑进|黑入|入侵|盗取|盗用|盗).{0,8}?(?:账号|账户|邮箱|银行|电脑|手机|网站|密码|系统|微信)", _SAFE_ZH),
+    _chinese("illicit", _ASK_ZH + r"(?:制|做|合成|提炼).{0,4}?(?:冰毒|海洛因|毒品|摇头丸|可卡因)", _SAFE_ZH),
+    _chinese("illicit", _ASK_ZH + r"(?:洗钱|伪造|敲诈|勒索|行贿|抢劫|偷东西|偷车|偷钱|诈骗|走私|逃税|买枪|毁尸)", _SAFE_ZH + "|被|遭|遇到"),
+    _chinese("hate/threatening", _GROUP_ZH + r".{0,4}?(?:都该死|都去死|应该.{0,4}?(?:杀|消灭|灭绝|处死))"),
+    _chinese("harassment/threatening", r"我(?:要|会|一定)(?:杀了你|弄死你|打死你|捅死你)"),
 )  # fmt: skip
 
 
 def broken(plain: str) -> tuple[str, ...]:
     """The kinds of harm that a text, in normal form, asks for; each once."""
     found: list[str] = []
+    there: dict[re.Pattern[str], bool] = {}
     for rule in RULES:
         if rule.category in found:
             continue
+        if rule.needs is not None:
+            if rule.needs not in there:
+                there[rule.needs] = rule.needs.search(plain) is not None
+            if not there[rule.needs]:
+                continue
         for match in rule.pattern.finditer(plain):
             around = plain[max(0, match.start() - 24) : match.end() + 24]
             if rule.but is None or not rule.but.search(around):
