@@ -147,6 +147,7 @@ def test_shortcuts_do_what_their_list_says(product, saying: ModelOf, visit: Visi
     dialog = page.get_by_role("dialog", name=words.shortcuts)
     expect(dialog.get_by_role("definition")).to_have_count(8)
     page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
     page.keyboard.press("Control+Shift+O")
     expect(page.get_by_role("heading", level=1)).to_have_text(words.greetingNamed("ada"))
     page.keyboard.press("Control+Shift+S")
