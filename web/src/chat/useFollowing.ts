@@ -29,7 +29,8 @@ export function useFollowing(...changes: unknown[]): {
     if (!box) return;
     const left = box.scrollHeight - box.scrollTop - box.clientHeight;
     if (box.scrollTop < top.current) following.current = left < SHUT;
-    else if (left < NEAR) following.current = true;
+    else if (box.scrollTop > top.current && left < NEAR) following.current = true;
+    if (box.scrollHeight <= box.clientHeight) following.current = true; // all is in sight
     top.current = box.scrollTop;
     setAtEnd(left < NEAR);
   }, []);
@@ -42,11 +43,16 @@ export function useFollowing(...changes: unknown[]): {
       const writing = document.activeElement instanceof HTMLTextAreaElement && box.contains(document.activeElement);
       if (following.current && !writing) toEnd(); // what one writes in is not moved away
     });
+    const onWheel = ({ deltaY }: WheelEvent) => {
+      if (deltaY < 0 && box.scrollTop > 0) following.current = false; // before it scrolls, which following would undo
+    };
     box.addEventListener("scroll", look, { passive: true });
+    box.addEventListener("wheel", onWheel, { passive: true });
     onGrowth.observe(box);
     for (const child of box.children) onGrowth.observe(child);
     return () => {
       box.removeEventListener("scroll", look);
+      box.removeEventListener("wheel", onWheel);
       onGrowth.disconnect();
     };
   });
