@@ -131,6 +131,7 @@ def test_long_answers_are_followed_until_one_scrolls_up(product, saying: ModelOf
     ada = visit(product(model), "ada", viewport={"width": 900, "height": 500})
     page, words = ada.page, ada.words
     ada.ask("Much.")
+    expect(ada.answers).to_contain_text("Paragraph 9.")  # longer than the window
     expect(ada.questions).not_to_be_in_viewport()
     page.locator("main").hover()
     page.mouse.wheel(0, -2000)
