@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +48,14 @@ class Message(Record):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+def _asks(messages: list[Message]) -> list[Message]:
+    check_turns(messages, last="user")
+    return messages
+
+
+Prompt = Annotated[list[Message], Field(min_length=1), AfterValidator(_asks)]
+
+
 class Conversation(Record):
     """A demonstration: an optional system message, then user and assistant in turn, the assistant last."""
 
@@ -84,15 +92,10 @@ class Question(Record):
     """A prompt whose answer can be judged: for evaluation (``check`` names the row it counts in) and for sampling."""
 
     id: str = Field(min_length=1)
-    messages: list[Message] = Field(min_length=1)
+    messages: Prompt
     gold: Gold
     check: str
     subject: str = ""
-
-    @model_validator(mode="after")
-    def _ends_with_user(self) -> Question:
-        check_turns(self.messages, last="user")
-        return self
 
 
 class Comparison(Record):
@@ -102,7 +105,7 @@ class Comparison(Record):
     """
 
     id: str = Field(min_length=1)
-    prompt: list[Message] = Field(min_length=1)
+    prompt: Prompt
     answers: list[str] = Field(min_length=2)
     tiers: list[Annotated[list[int], Field(min_length=1)]] = Field(min_length=1)
     labeler: str
@@ -111,7 +114,6 @@ class Comparison(Record):
 
     @model_validator(mode="after")
     def _tiers_cover_answers(self) -> Comparison:
-        check_turns(self.prompt, last="user")
         if sorted(i for tier in self.tiers for i in tier) != list(range(len(self.answers))):
             raise ValueError("tiers must name every answer exactly once")
         return self
@@ -125,7 +127,7 @@ class Feedback(Record):
     """
 
     id: str = Field(min_length=1)
-    prompt: list[Message] = Field(min_length=1)
+    prompt: Prompt
     answer: str = Field(min_length=1)
     vote: Literal["up", "down"]
     tags: list[str] = Field(default_factory=list)
@@ -137,11 +139,6 @@ class Feedback(Record):
     created: float
     updated: float
     source: str = ""
-
-    @model_validator(mode="after")
-    def _prompt_asks(self) -> Feedback:
-        check_turns(self.prompt, last="user")
-        return self
 
 
 @dataclass(frozen=True)

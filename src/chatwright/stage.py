@@ -3,7 +3,8 @@
 A stage is a function ``(config, inputs, out) -> headline``. It reads the folders in ``inputs``, writes only into
 ``out``,
 and returns its headline metrics. `chatwright.flow` decides when it runs, keeps its manifest and never calls it when its
-key is already done. Called again after a kill with the same ``out``, it resumes from what it left there.
+key is already done. Called again after a kill with the same ``out``, it resumes from what it left there; the flow
+removes `PARTS` once the stage is done.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from chatwright.storage import digest
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+PARTS = "parts"  # in a stage's folder: what it will not make again if it is killed (see `chatwright.training.parts`)
 
 Inputs = Mapping[str, Path]
 Headline = dict[str, Any]

@@ -62,6 +62,8 @@ class FakeRoad:
             found = sorted(p.name for p in out.iterdir() if p.name != "in_progress.json")
             read = [f"{name}={(folder / 'result.txt').read_text()}" for name, folder in folders.items()]
             (out / "first.txt").write_text("\n".join(read))
+            (out / "parts").mkdir(exist_ok=True)
+            (out / "parts" / "00000000.jsonl").write_text("{}\n")
             if self.die_in == out.name:
                 raise KeyboardInterrupt
             (out / "deep").mkdir(exist_ok=True)

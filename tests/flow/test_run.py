@@ -83,7 +83,7 @@ def test_a_broken_stage_is_called_again_with_what_it_left(road: FakeRoad, recipe
     assert run(road, recipe_file, out) == ALL[1:]
     made = read_manifest(out / "train")
     assert made is not None
-    assert made.headline["found"] == ["first.txt"]
+    assert made.headline["found"] == ["first.txt", "parts"]
     assert made.attempts == 2
 
 

@@ -131,7 +131,6 @@ def test_a_killed_run_goes_on_with_the_prompts_that_it_had_not_drawn(
     )
     for name in ("curve.json", "demonstrations.jsonl"):
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
-    assert sorted(path.name for path in outs[1].iterdir()) == ["curve.json", "demonstrations.jsonl"]
 
 
 def test_a_part_is_the_same_whatever_was_drawn_before_it(folders: dict[str, Path], tmp_path: Path) -> None:

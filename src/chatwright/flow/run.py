@@ -19,7 +19,7 @@ from chatwright.flow.folder import claimed
 from chatwright.flow.manifest import IN_PROGRESS, MANIFEST, InProgress, Manifest
 from chatwright.flow.recipe import Instance, Recipe, user_files
 from chatwright.flow.workload import workloads
-from chatwright.stage import say
+from chatwright.stage import PARTS, say
 from chatwright.storage import write_json
 from chatwright.training import world
 from chatwright.training.runtime import prepare
@@ -150,6 +150,7 @@ def _make(instance: Instance, recipe: Recipe, out: Path, keys: dict[str, str], p
     if instance.stage.together:
         world.agree(instance.name)
     headline = instance.stage.run(instance.config, _folders(instance, recipe, out), folder)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     made = Manifest(
         stage=instance.stage.name,
         instance=instance.name,

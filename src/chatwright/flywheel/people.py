@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from chatwright.errors import UserError
 from chatwright.inference.engine import Engine
 from chatwright.model.folder import load_model
 from chatwright.records import Comparison, Message, Record
-from chatwright.stage import Headline, Inputs, Stage, StageConfig
+from chatwright.stage import PARTS, Headline, Inputs, Stage, StageConfig
 from chatwright.storage import keyed_uniform, read_jsonl, write_jsonl
 from chatwright.training import runtime
 from chatwright.training.compare import Answers, CompareConfig, fill, read_prompts, sample_all
-from chatwright.training.parts import PARTS
 
 OFFERED = "answers.jsonl"
 
@@ -55,7 +53,6 @@ def offer(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
             "raise compare.temperature or give it more prompts."
         )
     write_jsonl(out / OFFERED, offers)
-    shutil.rmtree(out / PARTS)
     return {"prompts": len(offers), "answers": sum(len(offer.answers) for offer in offers)}
 
 

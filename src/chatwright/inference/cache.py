@@ -54,6 +54,11 @@ def rows_of(work: Sequence[Work]) -> Rows:
     return rows
 
 
+def tables_of(rows: Rows, length: int, spare: int) -> list[int]:
+    """The rows' tables one after another, each filled up to a length with a block that nobody reads."""
+    return [block for table in rows.tables for block in (*table, *[spare] * (length - len(table)))]
+
+
 def _places(part: Work) -> list[int]:
     blocks = part.sequence.blocks
     return [blocks[i // BLOCK] * BLOCK + i % BLOCK for i in range(part.start, part.start + part.count)]
@@ -69,8 +74,8 @@ class Gathered:
     prompts: list[Prompt]
 
     @classmethod
-    def of(cls, work: Sequence[Work], device: torch.device) -> Gathered:
-        """Long parts must come after all short ones."""
+    def of(cls, work: Sequence[Work], spare: int, device: torch.device) -> Gathered:
+        """Long parts must come after all short ones. spare: a block of no text's."""
         short = [part for part in work if part.count <= SHORT]
         rows = rows_of(short)
         at = rows.at
@@ -81,10 +86,9 @@ class Gathered:
             prompts.append(Prompt(len(at), len(at) + part.count, part.start, torch.tensor(used, device=device)))
             at += _places(part)
         most = max((len(table) for table in rows.tables), default=0)
-        padded = [[*table, *[table[0]] * (most - len(table))] for table in rows.tables]
         return cls(
             torch.tensor(at, device=device),
-            torch.tensor(padded, device=device).view(len(padded), most),
+            torch.tensor(tables_of(rows, most, spare), device=device).view(len(rows.tables), most),
             torch.tensor(rows.lengths, device=device),
             prompts,
         )
@@ -121,7 +125,7 @@ class PagedCache:
         if self._native:
             self._step = native.Step.of([(part.sequence.blocks, part.start, part.count) for part in work], BLOCK)
         else:
-            self._step = Gathered.of(work, self.device)
+            self._step = Gathered.of(work, self.spare, self.device)
         positions = [place for part in work for place in range(part.start, part.start + part.count)]
         return torch.tensor(positions, device=self.device)
 

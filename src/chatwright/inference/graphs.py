@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from chatwright.inference.blocks import BLOCK
-from chatwright.inference.cache import Gathered, PagedCache, rows_of
+from chatwright.inference.cache import Gathered, PagedCache, rows_of, tables_of
 from chatwright.inference.scheduler import Work
 from chatwright.model.decoder import Decoder
 
@@ -56,9 +56,7 @@ class StepGraphs:
         numbers: list[int] = []
         for own, idle in ((tokens, 0), (places, 0), (rows.at, spare * BLOCK), (rows.lengths, 1)):
             numbers += [*own, *[idle] * (R - count)]
-        for table in rows.tables:
-            numbers += [*table, *[spare] * (J - len(table))]
-        numbers += [spare] * (J * (R - count))
+        numbers += tables_of(rows, J, spare) + [spare] * (J * (R - count))
         given = torch.tensor(numbers)
         if shape not in self._steps:
             static = given.to(self._cache.device)

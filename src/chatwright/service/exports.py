@@ -154,7 +154,7 @@ def _feedback(session: Session, entry: Entry) -> Record | None:
     return Feedback(
         id=answer.id,
         prompt=_scrubbed(_asked(tree.path(answer.parent_id), answer)),
-        answer=scrub(answer.content[: row.length]),
+        answer=scrub(answer.content[: row.length], model=True),
         vote="up" if row.vote == "up" else "down",
         tags=sorted(tags),
         text=scrub(row.text),
@@ -189,7 +189,7 @@ def _comparison(session: Session, entry: Entry) -> Record | None:
     return Comparison(
         id=row.id,
         prompt=_scrubbed(_asked(tree.path(row.parent_id), answers[0])),
-        answers=[scrub(answer.content) for answer in answers],
+        answers=[scrub(answer.content, model=True) for answer in answers],
         tiers=TIERS[row.choice],
         labeler=pseudonym(entry.user_id),
         source=BOTH_BAD if row.choice == "both_bad" else SOURCE,
@@ -211,4 +211,7 @@ def _asked(branch: Sequence[MessageRow], answer: MessageRow) -> list[Message]:
 
 
 def _scrubbed(messages: Iterable[Message]) -> list[Message]:
-    return [Message(role=message.role, content=scrub(message.text)) for message in messages]
+    return [
+        message.model_copy(update={"content": scrub(message.text, model=message.role == "assistant")})
+        for message in messages
+    ]

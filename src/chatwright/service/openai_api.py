@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -150,10 +150,13 @@ class Generation(_Strict):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
+    only_with: ClassVar[Mapping[str, str]] = {"stream_options": "stream"}  # what may stand where another is true
+
     @model_validator(mode="after")
-    def _options_of_a_stream(self) -> Generation:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only allowed when stream is true")
+    def _options_with_what_they_are_of(self) -> Generation:
+        for option, other in self.only_with.items():
+            if getattr(self, option) is not None and not getattr(self, other):
+                raise ValueError(f"{option} is only allowed when {other} is true")
         return self
 
     @property
@@ -238,11 +241,7 @@ class ChatRequest(Generation):
     prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
 
-    @model_validator(mode="after")
-    def _top_logprobs_of_logprobs(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs is only allowed when logprobs is true")
-        return self
+    only_with = {**Generation.only_with, "top_logprobs": "logprobs"}
 
     @property
     def asked(self) -> str:

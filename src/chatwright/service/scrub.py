@@ -1,7 +1,8 @@
-"""Takes out of texts what would name or reach a person: addresses, numbers of phones, cards and documents.
+"""Takes out of texts what would name or reach a person: addresses, numbers of phones, cards and documents, and names
+where people tell theirs.
 
-What is found becomes its kind in brackets, such as `[email]`. English and Chinese ways of writing are known. Names of
-people are not found: who exports must know that.
+What is found becomes its kind in brackets, such as `[email]`. English and Chinese ways of writing are known. Names in
+the middle of a sentence are not found: who exports must know that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chatwright.service.addresses import ADDRESSES
+from chatwright.service.names import INTRODUCED, SIGNED
+
 # A digit or letter right before or behind makes it part of something longer; Chinese characters do not.
 _L, _R = r"(?<![0-9A-Za-z])", r"(?![0-9A-Za-z])"
 _SPACE = r"[ \u00a0-]?"
@@ -19,7 +23,7 @@ _SPACE = r"[ \u00a0-]?"
 
 @dataclass(frozen=True)
 class Rule:
-    """What one kind looks like. holds: whether what looks like it is it, judged by the match's text."""
+    """What one kind looks like; a group in it stays. holds: whether what looks like it is it, judged by its text."""
 
     kind: str
     pattern: re.Pattern[str]
@@ -27,16 +31,19 @@ class Rule:
 
     def replace(self, found: re.Match[str]) -> str:
         """What stands there afterwards."""
-        return f"[{self.kind}]" if self.holds is None or self.holds(found[0]) else found[0]
+        before = found[1] if self.pattern.groups else ""
+        return f"{before}[{self.kind}]" if self.holds is None or self.holds(found[0]) else found[0]
 
 
-def scrub(text: str) -> str:
-    """The text without what would name or reach a person.
+def scrub(text: str, *, model: bool = False) -> str:
+    """The text without what would name or reach a person. model: whether a model says it, whose own name stays.
 
-    >>> scrub("Write to anna@example.org or call +44 20 7946 0958.")
-    'Write to [email] or call [phone].'
+    >>> scrub("My name is Anna. Write to anna@example.org or call +44 20 7946 0958.")
+    'My name is [name]. Write to [email] or call [phone].'
+    >>> scrub("I am called Atlas.", model=True)
+    'I am called Atlas.'
     """
-    for rule in RULES:
+    for rule in RULES if model else (*RULES, *OWN):
         text = rule.pattern.sub(rule.replace, text)
     return text
 
@@ -135,4 +142,7 @@ RULES = (
             re.IGNORECASE | re.ASCII,
         ),
     ),
+    *(Rule("address", pattern) for pattern in ADDRESSES),
+    *(Rule("name", pattern) for pattern in SIGNED),
 )
+OWN = tuple(Rule("name", pattern) for pattern in INTRODUCED)  # of people alone

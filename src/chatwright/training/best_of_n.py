@@ -7,7 +7,6 @@ Best-of-n needs no training: its KL from the model that answers is at most log n
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,10 @@ from chatwright.inference.engine import Engine
 from chatwright.inference.sampling import Sampling
 from chatwright.model.folder import load_model
 from chatwright.records import Conversation, Message, Question, Record
-from chatwright.stage import Headline, Inputs, Stage, say
+from chatwright.stage import PARTS, Headline, Inputs, Stage, say
 from chatwright.storage import write_json, write_jsonl
 from chatwright.training import runtime
-from chatwright.training.parts import PARTS, in_parts
+from chatwright.training.parts import in_parts
 from chatwright.training.ppo.before_after import gold_scores
 from chatwright.training.ppo.invariants import check_scores
 from chatwright.training.ppo.objectives import score_or_fixed
@@ -152,7 +151,6 @@ def run(config: BestOfNConfig, inputs: Inputs, out: Path) -> Headline:
     if questions:
         say(f"  best_of_n: {len(kept):,} of {len(questions):,} prompts have an answer worth keeping")
     write_jsonl(out / "demonstrations.jsonl", kept)
-    shutil.rmtree(out / PARTS)
     first, last = curve[0], curve[-1]
     return {
         "prompts": len(heldout),

@@ -7,7 +7,6 @@ better.
 from __future__ import annotations
 
 import math
-import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from chatwright.model.decoder import Decoder
 from chatwright.model.folder import load_model, load_reward, save_model
 from chatwright.model.heads import ScoredDecoder
 from chatwright.records import Conversation, Message, Question, Record
-from chatwright.stage import Headline, Inputs, MetricsLog, Stage, StageConfig, say
+from chatwright.stage import PARTS, Headline, Inputs, MetricsLog, Stage, StageConfig, say
 from chatwright.storage import keyed_uniform, read_jsonl, write_json
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training.guards import RunStopped
-from chatwright.training.parts import PARTS, in_parts
+from chatwright.training.parts import in_parts
 from chatwright.training.rankings import score_each
 from chatwright.training.runtime import Precision, prepare
 from chatwright.training.sft import KEPT
@@ -95,7 +94,6 @@ def run(config: ChooseConfig, inputs: Inputs, out: Path) -> Headline:
     model, tokenizer = load_model(inputs["sft"] / KEPT / best)
     write_json(out / "choice.json", {"chosen": best, "rewards": rewards, "prompts": len(prompts)})
     save_model(model, out, tokenizer)
-    shutil.rmtree(out / PARTS)
     last = rewards[folders[-1].name]
     return {"chosen": best, "models": len(rewards), "reward": rewards[best], "reward_of_last": last}
 

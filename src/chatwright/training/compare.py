@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +18,12 @@ from chatwright.inference.sampling import Sampling
 from chatwright.labelling.simulated import agreement, gold_score, rank
 from chatwright.model.folder import load_model
 from chatwright.records import Comparison, Question, Record
-from chatwright.stage import Headline, Inputs, Stage, StageConfig, say
+from chatwright.stage import PARTS, Headline, Inputs, Stage, StageConfig, say
 from chatwright.storage import keyed_uniform, write_jsonl
 from chatwright.tokenizer.bpe import Tokenizer
 from chatwright.tokenizer.chat import render
 from chatwright.training import runtime
-from chatwright.training.parts import PARTS, in_parts
+from chatwright.training.parts import in_parts
 from chatwright.training.questions import read_questions
 
 DONORS = 20  # prompts drawn from all to lend an answer, in turn with those on the same subject
@@ -99,7 +98,6 @@ def run(config: CompareConfig, inputs: Inputs, out: Path) -> Headline:
     write_jsonl(
         out / "scores.jsonl", ({"id": item.comparison.id, "scores": item.scores} for item in training + heldout)
     )
-    shutil.rmtree(out / PARTS)
     headline = summary(training + heldout) | {"skipped": total - len(training) - len(heldout)}
     say(
         f"  {headline['prompts']} prompts, {headline['pairs']} pairs; the labeller agrees with itself on "

@@ -11,8 +11,6 @@ from chatwright.records import Record
 from chatwright.stage import progress_bar
 from chatwright.storage import read_jsonl, write_jsonl
 
-PARTS = "parts"  # in a stage's folder while it works; the stage removes it once it has its output
-
 ItemT = TypeVar("ItemT")
 RecordT = TypeVar("RecordT", bound=Record)
 

@@ -171,6 +171,18 @@ def test_a_rating_leaves_with_its_models_hash_and_sampling(service: Service):
     assert exported(admin, "comparisons") == []
 
 
+def test_people_leave_without_their_names_and_models_with_theirs(product: Callable[..., Service], scripted: Callable):
+    service = product(scripted("My name is Atlas."))
+    anna, admin = service.browser("anna"), service.admin()
+    answer = anna.ask(anna.conversation(consent=True), "My name is Anna, of 12 Baker Street. Who are you?")
+    rate(anna, answer, vote="up", text="Call me Anna")
+    [rated], [talk] = exported(admin, "feedback"), exported(admin, "conversations")
+    asked = "My name is [name], of [address]. Who are you?"
+    assert [message["content"] for message in talk["messages"]] == [asked, "My name is Atlas."]
+    assert [message["content"] for message in rated["prompt"]] == [asked]
+    assert (rated["answer"], rated["text"]) == ("My name is Atlas.", "Call me [name]")
+
+
 def test_a_rating_is_of_the_text_that_was_there(product: Callable[..., Service], scripted: Callable):
     service = product(scripted(lambda prompt: " two" if prompt.endswith("one") else "one"))
     anna, admin = service.browser("anna"), service.admin()

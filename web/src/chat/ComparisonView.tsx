@@ -1,8 +1,8 @@
 import { useState } from "react";
 import type { Choice, Comparison, Message } from "../api/types";
-import { useConfig } from "../state/session";
 import { useWords } from "../words";
 import { AnswerText, type Acts } from "./MessageView";
+import { Remark } from "./Remark";
 
 interface Given {
   comparison: Comparison;
@@ -14,7 +14,6 @@ interface Given {
 /** Two answers side by side, and which of them is better. */
 export function ComparisonView({ comparison, answers, busy, acts }: Given) {
   const words = useWords();
-  const { limits } = useConfig();
   const [text, setText] = useState(comparison.text);
   const choices: [Choice, string][] = [
     ["a", words.preferA],
@@ -35,15 +34,7 @@ export function ComparisonView({ comparison, answers, busy, acts }: Given) {
       {!busy && (
         <div className="choices" role="group" aria-label={words.which}>
           <strong>{words.which}</strong>
-          <textarea
-            value={text}
-            rows={1}
-            maxLength={limits.feedback_chars}
-            aria-label={words.whyPrefer}
-            placeholder={words.whyPrefer}
-            dir="auto"
-            onChange={(event) => setText(event.target.value)}
-          />
+          <Remark label={words.whyPrefer} rows={1} text={text} onChange={setText} />
           <div className="buttons">
             {choices.map(([choice, label]) => (
               <button

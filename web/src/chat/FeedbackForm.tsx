@@ -4,6 +4,7 @@ import { useSay } from "../state/say";
 import { useConfig } from "../state/session";
 import { IconButton } from "../ui/IconButton";
 import { useWords, wordFor } from "../words";
+import { Remark } from "./Remark";
 
 interface Given {
   feedback: Feedback;
@@ -16,7 +17,7 @@ interface Given {
 export function FeedbackForm({ feedback, onClose, onSave }: Given) {
   const words = useWords();
   const say = useSay();
-  const { feedback_tags, limits } = useConfig();
+  const { feedback_tags } = useConfig();
   const [tags, setTags] = useState(feedback.tags);
   const [text, setText] = useState(feedback.text);
 
@@ -52,15 +53,7 @@ export function FeedbackForm({ feedback, onClose, onSave }: Given) {
           </button>
         ))}
       </div>
-      <textarea
-        value={text}
-        rows={2}
-        maxLength={limits.feedback_chars}
-        aria-label={words.comment}
-        placeholder={words.comment}
-        dir="auto"
-        onChange={(event) => setText(event.target.value)}
-      />
+      <Remark label={words.comment} rows={2} text={text} onChange={setText} />
       <div className="buttons">
         <button type="button" className="button" onClick={() => void save(null)}>
           {words.withdraw}

@@ -40,7 +40,7 @@ function reduce(before: Held, happening: Happening | { type: "left" }): Held {
 export type Chat = ReturnType<typeof useConversation>;
 
 export function useConversation(id: string | null) {
-  const { note } = useConversations();
+  const { note, items } = useConversations();
   const [conversation, happen] = useReducer(reduce, null);
   const [failure, setFailure] = useState<unknown>(null);
   const [missing, setMissing] = useState<"unknown" | "deleted" | null>(null);
@@ -52,6 +52,8 @@ export function useConversation(id: string | null) {
   held.current = conversation;
   const wanted = useRef(id);
   wanted.current = id;
+  const listed = useRef(items);
+  listed.current = items;
 
   const open = useCallback(() => {
     setFailure(null);
@@ -135,6 +137,7 @@ export function useConversation(id: string | null) {
     begun.current = null;
     const title = held.current?.title;
     const askTitle = async () => {
+      if (held.current?.id !== conversationId && !listed.current.some((item) => item.id === conversationId)) return; // deleted
       const fresh = await server.readConversation(conversationId).catch(() => null);
       if (!fresh || fresh.title === title) return;
       note(conversationId, fresh);

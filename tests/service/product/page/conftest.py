@@ -1,7 +1,6 @@
 """The page in Debian's Chromium against a real server: visitors, and models that say what a test wants.
 
-A story is written once. `in_both` runs it in English on SQLite and in Chinese on PostgreSQL, `everywhere` in each
-language on each database.
+A story is written once; `everywhere` runs it in each language on each database.
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ CHROMIUM = Path("/usr/bin/chromium")
 PATIENCE = 30_000  # milliseconds: a busy machine is not a broken page
 CONTEXT = 4096
 PLACES = {
-    "English, SQLite": ("en", "sqlite"),
-    "Chinese, PostgreSQL": ("zh", "postgresql"),
-    "English, PostgreSQL": ("en", "postgresql"),
-    "Chinese, SQLite": ("zh", "sqlite"),
+    f"{language}, {database}": (code, database.lower())
+    for language, code in (("English", "en"), ("Chinese", "zh"))
+    for database in ("SQLite", "PostgreSQL")
 }
 expect.set_options(timeout=PATIENCE)
 
@@ -39,14 +37,7 @@ ModelOf = Callable[..., LoadedModel]
 Visit = Callable[..., "Visitor"]
 
 
-def _places(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(
-        ("words", "database_url"), [PLACES[name] for name in names], indirect=True, ids=names
-    )
-
-
-in_both = _places("English, SQLite", "Chinese, PostgreSQL")
-everywhere = _places(*PLACES)
+everywhere = pytest.mark.parametrize(("words", "database_url"), PLACES.values(), indirect=True, ids=PLACES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.service.product.browser import PASSWORD
-from tests.service.product.page.conftest import ModelOf, Visit, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, everywhere
 from tests.service.product.page.test_reading import MARKDOWN
 from tests.service.product.page.words import Words
 
@@ -29,7 +29,7 @@ def flawless(page: Page) -> None:
     assert serious == []
 
 
-@in_both
+@everywhere
 def test_axe_finds_nothing_serious(product, saying: ModelOf, visit: Visit, words: Words):
     scheme = {"en": "light", "zh": "dark"}[words.language]
     service = product(saying(MARKDOWN), saying("Other.", name="other"))
@@ -76,7 +76,7 @@ def test_axe_finds_nothing_serious(product, saying: ModelOf, visit: Visit, words
         flawless(desk.page)
 
 
-@in_both
+@everywhere
 def test_the_keyboard_alone_is_enough(product, saying: ModelOf, visit: Visit):
     service = product(saying("Yes."))
     root = service.admin()
@@ -138,7 +138,7 @@ def test_the_keyboard_alone_is_enough(product, saying: ModelOf, visit: Visit):
     expect(menu).to_be_focused()
 
 
-@in_both
+@everywhere
 def test_shortcuts_do_what_their_list_says(product, saying: ModelOf, visit: Visit):
     ada = visit(product(saying("Yes.")), "ada")
     page, words = ada.page, ada.words
@@ -147,6 +147,7 @@ def test_shortcuts_do_what_their_list_says(product, saying: ModelOf, visit: Visi
     dialog = page.get_by_role("dialog", name=words.shortcuts)
     expect(dialog.get_by_role("definition")).to_have_count(8)
     page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
     page.keyboard.press("Control+Shift+O")
     expect(page.get_by_role("heading", level=1)).to_have_text(words.greetingNamed("ada"))
     page.keyboard.press("Control+Shift+S")
@@ -159,7 +160,7 @@ def test_shortcuts_do_what_their_list_says(product, saying: ModelOf, visit: Visi
     expect(dialog).to_be_visible()
 
 
-@in_both
+@everywhere
 def test_landmarks_lead_through_the_page_and_an_answer_is_announced(product, saying: ModelOf, visit: Visit):
     ada = visit(product(saying("The capital is Tokyo.")), "ada")
     page, words = ada.page, ada.words

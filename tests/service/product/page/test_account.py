@@ -8,7 +8,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.service.product.browser import PASSWORD, Service
-from tests.service.product.page.conftest import ModelOf, Visit, a_key_works_until_it_is_revoked, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, a_key_works_until_it_is_revoked, everywhere
 from tests.service.product.page.words import Words
 
 ANSWER = "The capital of Japan is Tokyo."
@@ -16,7 +16,7 @@ QUESTION = "What is the capital of Japan?"
 OTHER = "another long password"
 
 
-@in_both
+@everywhere
 def test_logging_out_and_in_again_finds_everything(service: Service, visit: Visit):
     ada = visit(service, "ada", quiet=False)
     page, words = ada.page, ada.words
@@ -33,7 +33,7 @@ def test_logging_out_and_in_again_finds_everything(service: Service, visit: Visi
     expect(ada.answers).to_have_text(ANSWER)
 
 
-@in_both
+@everywhere
 def test_signing_up_with_a_taken_name_tells_the_same_to_everyone(service: Service, visit: Visit):
     service.browser("ada")
     stranger = visit(service, path="/signup", quiet=False)
@@ -48,7 +48,7 @@ def test_signing_up_with_a_taken_name_tells_the_same_to_everyone(service: Servic
     weak.alerted(words.error_weak_password)
 
 
-@in_both
+@everywhere
 def test_a_session_that_ends_elsewhere_leads_to_the_log_in_and_back(service: Service, visit: Visit):
     browser = service.browser("ada")
     ada = visit(service, browser, quiet=False)
@@ -62,7 +62,7 @@ def test_a_session_that_ends_elsewhere_leads_to_the_log_in_and_back(service: Ser
     expect(ada.box).to_have_value("And of France?")
 
 
-@in_both
+@everywhere
 def test_a_guest_tries_where_it_is_allowed_and_keeps_the_conversation_by_signing_up(service: Service, visit: Visit):
     nobody = visit(service)
     words = nobody.words
@@ -79,7 +79,7 @@ def test_a_guest_tries_where_it_is_allowed_and_keeps_the_conversation_by_signing
     expect(guest.answers).to_have_text(ANSWER)
 
 
-@in_both
+@everywhere
 def test_the_password_is_changed_and_other_devices_are_logged_out(service: Service, visit: Visit):
     browser = service.browser("ada")
     ada = visit(service, browser, "/settings", quiet=False)
@@ -99,7 +99,7 @@ def test_the_password_is_changed_and_other_devices_are_logged_out(service: Servi
     assert browser.refresh()["user"] is None
 
 
-@in_both
+@everywhere
 def test_all_conversations_are_deleted_at_once(service: Service, visit: Visit):
     browser = service.browser("ada")
     for text in ("One", "Two"):
@@ -112,7 +112,7 @@ def test_all_conversations_are_deleted_at_once(service: Service, visit: Visit):
     assert browser.ok("GET", "/conversations")["items"] == []
 
 
-@in_both
+@everywhere
 def test_settings_reach_the_model_and_the_page(product, saying: ModelOf, visit: Visit):
     model = saying(ANSWER)
     ada = visit(product(model), "ada", "/settings")
@@ -133,7 +133,7 @@ def test_settings_reach_the_model_and_the_page(product, saying: ModelOf, visit: 
     assert (drawn.temperature, drawn.top_p, drawn.max_tokens) == (1.2, 0.9, 77)
 
 
-@in_both
+@everywhere
 def test_the_language_is_chosen_in_the_settings(service: Service, visit: Visit):
     browser = service.browser("ada")
     ada = visit(service, browser, "/settings")
@@ -147,7 +147,7 @@ def test_the_language_is_chosen_in_the_settings(service: Service, visit: Visit):
     assert browser.refresh()["user"]["settings"]["language"] == other
 
 
-@in_both
+@everywhere
 def test_an_own_key_is_shown_once_works_and_is_revoked(service: Service, visit: Visit):
     browser = service.browser("ada")
     closed = visit(service, browser, "/settings")

@@ -12,7 +12,7 @@ from chatwright.service.generation import forget_events
 from chatwright.service.moderation import Moderator
 from chatwright.service.moderation.words import REFUSED
 from tests.service.product.browser import serving_product, wait_until
-from tests.service.product.page.conftest import ModelOf, Visit, Visitor, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, Visitor, everywhere
 from tests.service.product.page.words import Words
 from tests.service.product.parts import Forbidding
 
@@ -21,7 +21,7 @@ QUESTION = "What is the capital of Japan?"
 COUNTED = " ".join(f"w{i}" for i in range(60))
 
 
-@in_both
+@everywhere
 def test_stop_frees_the_engine_and_keeps_what_came(product, saying: ModelOf, visit: Visit):
     model = saying("word " * 400, delay=0.05)
     ada = visit(product(model), "ada")
@@ -36,7 +36,7 @@ def test_stop_frees_the_engine_and_keeps_what_came(product, saying: ModelOf, vis
         expect(ada.box).to_be_focused()
 
 
-@in_both
+@everywhere
 def test_an_edit_and_another_answer_are_branches_that_a_reload_keeps(product, saying: ModelOf, visit: Visit):
     said = iter(["First.", "Second.", "Third."])
     ada = visit(product(saying(lambda _: next(said))), "ada")
@@ -69,7 +69,7 @@ def cut_off(ada: Visitor) -> Iterator[list[Route]]:
     ada.page.unroute_all(behavior="ignoreErrors")
 
 
-@in_both
+@everywhere
 def test_a_reload_and_a_lost_connection_lose_nothing_of_an_answer(product, saying: ModelOf, visit: Visit):
     model = saying(COUNTED, delay=0.03)
     ada = visit(product(model), "ada", quiet=False)
@@ -79,6 +79,7 @@ def test_a_reload_and_a_lost_connection_lose_nothing_of_an_answer(product, sayin
         ada.page.reload()
         expect(ada.page.get_by_text(ada.words.reconnecting)).to_be_visible()
         assert not model.engine.finished.is_set()
+    model.engine.delay = 0  # the rest comes at once
     expect(ada.answers).to_have_text(COUNTED)
     assert "after=" in held[0].request.url
     ada.finished()
@@ -91,7 +92,7 @@ def connect_anew(ada: Visitor, held: list[Route]) -> None:
         ada.page.wait_for_timeout(20)
 
 
-@in_both
+@everywhere
 def test_an_answer_that_went_on_unseen_is_shown_whole_while_it_still_comes(product, saying: ModelOf, visit: Visit):
     model = saying(COUNTED, delay=0.05)
     service = product(model)
@@ -113,9 +114,10 @@ def test_an_answer_that_went_on_unseen_is_shown_whole_while_it_still_comes(produ
     ada.finished()
 
 
-@in_both
+@everywhere
 def test_a_conversation_deleted_elsewhere_is_told_and_left(product, saying: ModelOf, visit: Visit):
-    service = product(saying(COUNTED, delay=0.03))
+    model = saying(COUNTED, delay=0.05)
+    service = product(model)
     browser = service.browser("ada")
     ada = visit(service, browser, quiet=False)
     words = ada.words
@@ -123,10 +125,12 @@ def test_a_conversation_deleted_elsewhere_is_told_and_left(product, saying: Mode
     expect(ada.answers).to_contain_text("w1")
     user = browser.session["user"]["id"]
     service.parts.conversations.delete_all(user)  # as another process does: its answer ends with `gone`
+    model.engine.delay = 0
     expect(ada.page.get_by_text(words.error_not_found)).to_be_visible()
     expect(ada.listed).to_have_count(0)
     ada.press(words.home)
     expect(ada.page.get_by_role("heading", level=1)).to_have_text(words.greetingNamed("ada"))
+    model.engine.delay = 0.05
     ada.ask("Count again.")
     expect(ada.answers).to_contain_text("w1")
     with cut_off(ada) as held:
@@ -135,7 +139,7 @@ def test_a_conversation_deleted_elsewhere_is_told_and_left(product, saying: Mode
         expect(ada.page.get_by_text(words.error_not_found)).to_be_visible()
 
 
-@in_both
+@everywhere
 def test_a_server_restarted_during_an_answer_leaves_it_interrupted_to_go_on_with(
     database_url: str, saying: ModelOf, visit: Visit
 ):
@@ -153,9 +157,9 @@ def test_a_server_restarted_during_an_answer_leaves_it_interrupted_to_go_on_with
         ada.finished()
 
 
-@in_both
+@everywhere
 def test_an_answer_whose_events_are_forgotten_is_read_whole(product, saying: ModelOf, visit: Visit):
-    model = saying(COUNTED, delay=0.01)
+    model = saying(COUNTED, delay=0.05)
     service = product(model)
     browser = service.browser("ada")
     ada = visit(service, browser, quiet=False)
@@ -163,6 +167,7 @@ def test_an_answer_whose_events_are_forgotten_is_read_whole(product, saying: Mod
     expect(ada.answers).to_contain_text("w1")
     with cut_off(ada) as held:
         connect_anew(ada, held)
+        model.engine.delay = 0
         [listed] = browser.ok("GET", "/conversations")["items"]
         wait_until(lambda: browser.read(listed["id"])["messages"][-1]["status"] == "done")
         forget_events(service.parts.database, time.time() + 60)
@@ -170,7 +175,7 @@ def test_an_answer_whose_events_are_forgotten_is_read_whole(product, saying: Mod
     ada.finished()
 
 
-@in_both
+@everywhere
 def test_a_cut_answer_goes_on_by_button_and_by_word(product, saying: ModelOf, visit: Visit):
     service = product(saying("one two three four five six"))
     browser = service.browser("ada")
@@ -192,7 +197,7 @@ def test_a_cut_answer_goes_on_by_button_and_by_word(product, saying: ModelOf, vi
     expect(ada.questions).to_have_count(1)
 
 
-@in_both
+@everywhere
 def test_a_refused_message_is_told_kindly_in_its_language(product, saying: ModelOf, visit: Visit, words: Words):
     model = saying(ANSWER)
     ada = visit(product(model, moderator=Moderator()), "ada")
@@ -204,7 +209,7 @@ def test_a_refused_message_is_told_kindly_in_its_language(product, saying: Model
     assert "bomb" not in model.engine.prompts[0]
 
 
-@in_both
+@everywhere
 def test_an_answer_that_may_not_be_said_is_taken_back(product, saying: ModelOf, visit: Visit):
     ada = visit(product(saying("One takes gunpowder."), moderator=Forbidding("powder")), "ada")
     ada.ask("How do mines work?")
@@ -213,7 +218,7 @@ def test_an_answer_that_may_not_be_said_is_taken_back(product, saying: ModelOf, 
     expect(ada.page.get_by_text(ada.words.blockedQuestion)).to_have_count(0)
 
 
-@in_both
+@everywhere
 def test_the_model_is_picked_and_settings_of_a_conversation_hold_in_it_alone(product, saying: ModelOf, visit: Visit):
     one, other = saying("One.", name="one"), saying("Other.", name="other")
     ada = visit(product(one, other), "ada")
@@ -231,7 +236,7 @@ def test_the_model_is_picked_and_settings_of_a_conversation_hold_in_it_alone(pro
     assert "Be brief." not in one.engine.prompts[-1]
 
 
-@in_both
+@everywhere
 def test_troubles_are_said_and_what_was_typed_is_not_lost(product, saying: ModelOf, visit: Visit):
     model = saying(ANSWER)
     ada = visit(product(model), "ada", quiet=False)
@@ -259,7 +264,7 @@ def test_troubles_are_said_and_what_was_typed_is_not_lost(product, saying: Model
     expect(ada.box).to_have_value("A draft.")
 
 
-@in_both
+@everywhere
 def test_enter_while_an_input_method_composes_does_not_send(product, saying: ModelOf, visit: Visit):
     model = saying("你好！")
     ada = visit(product(model), "ada")

@@ -7,13 +7,13 @@ import re
 from playwright.sync_api import Route, expect
 
 from tests.service.product.browser import wait_until
-from tests.service.product.page.conftest import ModelOf, Visit, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, everywhere
 
 ANSWER = "The capital of Japan is Tokyo."
 QUESTION = "What is the capital of Japan?"
 
 
-@in_both
+@everywhere
 def test_a_title_is_made_by_the_model_after_the_first_answer(product, saying: ModelOf, visit: Visit):
     service = product(saying(lambda prompt: "Capitals of Asia" if "title" in prompt else ANSWER), model_titles=True)
     browser = service.browser("ada")
@@ -36,7 +36,7 @@ def test_a_title_is_made_by_the_model_after_the_first_answer(product, saying: Mo
     expect(titled).to_have_count(2)
 
 
-@in_both
+@everywhere
 def test_conversations_are_searched_renamed_archived_and_deleted(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     browser = service.browser("ada")
@@ -77,7 +77,7 @@ def test_conversations_are_searched_renamed_archived_and_deleted(product, saying
     assert [one["title"] for one in browser.ok("GET", "/conversations")["items"]] == ["About pears"]
 
 
-@in_both
+@everywhere
 def test_an_answer_that_comes_elsewhere_is_seen_in_the_list_until_its_end(product, saying: ModelOf, visit: Visit):
     model = saying(ANSWER, delay=0.2)
     ada = visit(product(model), "ada")
@@ -88,13 +88,14 @@ def test_an_answer_that_comes_elsewhere_is_seen_in_the_list_until_its_end(produc
     live = ada.listed.get_by_role("img", name=words.answering)
     expect(live).to_be_visible()
     assert not model.engine.finished.is_set()
+    model.engine.delay = 0
     expect(live).to_have_count(0)
     assert model.engine.finished.is_set()
     ada.listed.get_by_role("link", name=QUESTION).click()
     expect(ada.answers).to_have_text(ANSWER)
 
 
-@in_both
+@everywhere
 def test_what_was_done_in_another_tab_is_there_when_one_comes_back(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER, delay=0.03))
     browser = service.browser("ada")
@@ -118,7 +119,7 @@ def test_what_was_done_in_another_tab_is_there_when_one_comes_back(product, sayi
     expect(other.listed).to_have_count(0)
 
 
-@in_both
+@everywhere
 def test_a_shared_link_is_read_by_anyone_until_it_is_removed(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     ada = visit(service, "ada")
@@ -139,7 +140,7 @@ def test_a_shared_link_is_read_by_anyone_until_it_is_removed(product, saying: Mo
     expect(reader.page.get_by_text(words.sharedMissing)).to_be_visible()
 
 
-@in_both
+@everywhere
 def test_the_list_is_folded_away_and_stays_so(product, saying: ModelOf, visit: Visit):
     ada = visit(product(saying(ANSWER)), "ada")
     page, words = ada.page, ada.words

@@ -8,7 +8,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.service.product.browser import PASSWORD, Browser, Service
-from tests.service.product.page.conftest import ModelOf, Visit, Visitor, a_key_works_until_it_is_revoked, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, Visitor, a_key_works_until_it_is_revoked, everywhere
 
 ANSWER = "The capital of Japan is Tokyo."
 QUESTION = "What is the capital of Japan?"
@@ -28,7 +28,7 @@ def rated(person: Browser, question: str, vote: str, tags: list[str], text: str 
     return conversation
 
 
-@in_both
+@everywhere
 def test_the_load_and_the_models_are_seen_live(service: Service, visit: Visit):
     browser = service.browser("ada")
     desk = visit(service, service.admin())
@@ -43,7 +43,7 @@ def test_the_load_and_the_models_are_seen_live(service: Service, visit: Visit):
     expect(first).to_contain_text(re.compile(r"\d+(\.\d+)? (m?s)"))  # a few seconds later, by itself
 
 
-@in_both
+@everywhere
 def test_users_are_found_governed_and_deleted(service: Service, visit: Visit):
     ada, bob = service.browser("ada"), service.browser("bob")
     desk = visit(service, service.admin(), "/admin/users")
@@ -68,7 +68,8 @@ def test_users_are_found_governed_and_deleted(service: Service, visit: Visit):
     desk.dialog.press(words.resetPassword)
     fresh = desk.dialog.field(words.newPassword).input_value()
     ada.log_in("ada", fresh)
-    desk.page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
     page.get_by_role("searchbox", name=words.searchUsers).fill("")
     desk.field(words.role).select_option("user")
     expect(rows).to_have_count(3)
@@ -78,7 +79,7 @@ def test_users_are_found_governed_and_deleted(service: Service, visit: Visit):
     assert bob.refresh()["user"] is None
 
 
-@in_both
+@everywhere
 def test_feedback_is_filtered_and_the_conversation_behind_it_read(service: Service, visit: Visit):
     ada, bob = service.browser("ada"), service.browser("bob")
     rated(ada, "One?", "down", ["too_short"], "Say it in a sentence.")
@@ -109,7 +110,7 @@ def test_feedback_is_filtered_and_the_conversation_behind_it_read(service: Servi
     expect(page.get_by_role("cell", name="conversation_viewed").first).to_be_visible()
 
 
-@in_both
+@everywhere
 def test_what_may_be_used_is_exported_without_personal_data(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     service.set(comparisons=True)
@@ -145,7 +146,7 @@ def test_what_may_be_used_is_exported_without_personal_data(product, saying: Mod
     assert len(exported(words.export_conversations)) == 1
 
 
-@in_both
+@everywhere
 def test_the_log_says_who_did_what_and_is_filtered(service: Service, visit: Visit):
     root = service.admin()
     ada = service.browser("ada")
@@ -162,7 +163,7 @@ def test_the_log_says_who_did_what_and_is_filtered(service: Service, visit: Visi
     expect(desk.page.get_by_text(words.nothingYet)).to_be_visible()
 
 
-@in_both
+@everywhere
 def test_sign_up_is_closed_and_guests_let_in(service: Service, visit: Visit):
     desk = visit(service, service.admin(), "/admin/settings")
     words = desk.words
@@ -182,7 +183,7 @@ def test_sign_up_is_closed_and_guests_let_in(service: Service, visit: Visit):
     expect(desk.switch(words.signupOpen)).not_to_be_checked()
 
 
-@in_both
+@everywhere
 def test_a_limit_on_requests_is_set_and_told(service: Service, visit: Visit):
     desk = visit(service, service.admin(), "/admin/settings", quiet=False)
     words = desk.words
@@ -200,13 +201,13 @@ def test_a_limit_on_requests_is_set_and_told(service: Service, visit: Visit):
     expect(ada.questions.last).to_have_text("Again?")
 
 
-@in_both
+@everywhere
 def test_a_key_is_shown_once_works_and_is_revoked(service: Service, visit: Visit):
     desk = visit(service, service.admin(), "/admin/keys")
     a_key_works_until_it_is_revoked(desk)
 
 
-@in_both
+@everywhere
 def test_a_part_of_the_page_that_does_not_come_is_told_and_asked_for_again(service: Service, visit: Visit):
     desk = visit(service, service.admin(), quiet=False)
     page, words = desk.page, desk.words
@@ -218,7 +219,7 @@ def test_a_part_of_the_page_that_does_not_come_is_told_and_asked_for_again(servi
     expect(page.get_by_text(words.tokensPerSecond)).to_be_visible()
 
 
-@in_both
+@everywhere
 def test_who_is_no_operator_sees_no_administration(service: Service, visit: Visit):
     ada = visit(service, "ada", "/admin/users")
     expect(ada.page.get_by_role("heading", name=ada.words.notFound)).to_be_visible()

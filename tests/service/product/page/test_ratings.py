@@ -7,7 +7,7 @@ import threading
 
 from playwright.sync_api import expect
 
-from tests.service.product.page.conftest import ModelOf, Visit, Visitor, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, Visitor, everywhere
 
 ANSWER = "The capital of Japan is Tokyo."
 QUESTION = "What is the capital of Japan?"
@@ -23,7 +23,7 @@ def rate(ada: Visitor, thumb: str, tag: str, text: str) -> None:
     expect(ada.page.get_by_role("form", name=ada.words.rating)).to_have_count(0)
 
 
-@in_both
+@everywhere
 def test_each_version_is_rated_once_and_the_rating_can_be_changed(product, saying: ModelOf, visit: Visit):
     said = iter(["First.", "Second."])
     service = product(saying(lambda _: next(said)))
@@ -57,7 +57,7 @@ def test_each_version_is_rated_once_and_the_rating_can_be_changed(product, sayin
     assert ratings() == [("Second.", "up", ["clear"], "")]
 
 
-@in_both
+@everywhere
 def test_two_answers_are_compared_with_a_reason_and_the_choice_can_be_changed(product, saying: ModelOf, visit: Visit):
     said = iter(["Alpha.", "Beta."])
     lock = threading.Lock()
@@ -98,7 +98,7 @@ def test_two_answers_are_compared_with_a_reason_and_the_choice_can_be_changed(pr
     assert root.ok("GET", "/admin/feedback")["counts"] == {"up": 0, "down": 0}  # no thumb comes of a comparison
 
 
-@in_both
+@everywhere
 def test_consent_is_seen_switched_and_obeyed(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     browser, root = service.browser("ada"), service.admin()

@@ -6,7 +6,7 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.service.product.page.conftest import ModelOf, Visit, in_both
+from tests.service.product.page.conftest import ModelOf, Visit, everywhere
 
 ANSWER = "The capital of Japan is Tokyo."
 MARKDOWN = """Here is **bold** and $E = mc^2$; it costs $5 and not $10.
@@ -30,7 +30,7 @@ CODE = "def reverse(text):\n    return text[::-1]  # backwards"
 PHONE = {"viewport": {"width": 360, "height": 640}, "has_touch": True}
 
 
-@in_both
+@everywhere
 def test_markdown_code_tables_and_formulas_are_drawn(product, saying: ModelOf, visit: Visit):
     ada = visit(product(saying(MARKDOWN)), "ada")
     ada.ask("Show me.")
@@ -52,7 +52,7 @@ def test_markdown_code_tables_and_formulas_are_drawn(product, saying: ModelOf, v
     assert ada.page.evaluate("navigator.clipboard.readText()") == CODE
 
 
-@in_both
+@everywhere
 def test_copying_needs_no_clipboard_of_the_browser(product, saying: ModelOf, visit: Visit):
     """A page on plain http from another machine has none."""
     ada = visit(product(saying(MARKDOWN)), "ada")
@@ -81,7 +81,7 @@ def test_copying_needs_no_clipboard_of_the_browser(product, saying: ModelOf, vis
     expect(page.locator("textarea")).to_have_count(1)  # nothing is left behind
 
 
-@in_both
+@everywhere
 def test_light_and_dark_follow_the_browser_until_one_is_chosen(product, saying: ModelOf, visit: Visit):
     service = product(saying(ANSWER))
     browser = service.browser("ada")
@@ -101,7 +101,7 @@ def test_light_and_dark_follow_the_browser_until_one_is_chosen(product, saying: 
     assert browser.refresh()["user"]["settings"]["theme"] == "light"
 
 
-@in_both
+@everywhere
 def test_the_page_fits_a_phone(product, saying: ModelOf, visit: Visit):
     wide = "long" * 40 + "\n\n```\n" + "wide" * 60 + "\n```\n\n|" + "cell|" * 12 + "\n|" + "-|" * 12
     ada = visit(product(saying(wide)), "ada", **PHONE)
@@ -125,16 +125,19 @@ def test_the_page_fits_a_phone(product, saying: ModelOf, visit: Visit):
         assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-@in_both
+@everywhere
 def test_long_answers_are_followed_until_one_scrolls_up(product, saying: ModelOf, visit: Visit):
-    model = saying("\n\n".join(f"Paragraph {i}." for i in range(40)), delay=0.005)
+    model = saying("\n\n".join(f"Paragraph {i}." for i in range(40)), delay=0.02)
     ada = visit(product(model), "ada", viewport={"width": 900, "height": 500})
     page, words = ada.page, ada.words
     ada.ask("Much.")
+    expect(ada.answers).to_contain_text("Paragraph 9.")  # longer than the window
     expect(ada.questions).not_to_be_in_viewport()
     page.locator("main").hover()
     page.mouse.wheel(0, -2000)
     expect(ada.questions).to_be_in_viewport()
+    assert not model.engine.finished.is_set()
+    model.engine.delay = 0
     ada.finished()
     expect(ada.questions).to_be_in_viewport()
     ada.press(words.toEnd)
