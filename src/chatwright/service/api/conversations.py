@@ -183,9 +183,7 @@ async def ask(conversation_id: str, body: Question, response: Response, asker: B
 
 
 @router.post("/conversations/{conversation_id}/messages/{message_id}/regenerate", status_code=201)
-async def regenerate(
-    conversation_id: str, message_id: str, body: Again, asker: Bearer, parts: Parts
-) -> dict[str, Any]:
+async def regenerate(conversation_id: str, message_id: str, body: Again, asker: Bearer, parts: Parts) -> dict[str, Any]:
     """Another version of an answer."""
     wish = Wish(_given(body.settings))
     _, view = await _taken(parts, asker, conversation_id, lambda seen: parts.turns.regenerate(seen, message_id, wish))
