@@ -136,11 +136,12 @@ export function useConversation(id: string | null) {
     if (conversationId === null || runningKey || begun.current !== conversationId) return;
     begun.current = null;
     const title = held.current?.title;
+    const isListed = () => listed.current.some((item) => item.id === conversationId);
     const askTitle = async () => {
-      if (held.current?.id !== conversationId && !listed.current.some((item) => item.id === conversationId)) return; // deleted
+      if (held.current?.id !== conversationId && !isListed()) return; // deleted
       const fresh = await server.readConversation(conversationId).catch(() => null);
       if (!fresh || fresh.title === title) return;
-      note(conversationId, fresh);
+      if (isListed()) note(conversationId, fresh); // else it was archived while this was asked
       if (held.current?.id === conversationId) happen({ type: "edited", conversation: { title: fresh.title } });
       timers.forEach(clearTimeout);
     };

@@ -43,6 +43,7 @@ def test_from_signing_up_to_deleting_the_account(product, saying: ModelOf, visit
     form.press(words.tag_too_short)
     form.field(words.comment).fill("Say it in a sentence.")
     form.press(words.sendRating)
+    expect(page.get_by_role("form", name=words.rating)).to_have_count(0)  # thanks are said of the thumb, too
     ada.told(words.thanks)
     root = service.admin()
     [rated] = root.ok("GET", "/admin/feedback")["items"]
