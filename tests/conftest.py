@@ -11,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Tests run side by side: how long an example takes says nothing.
+settings.register_profile("chatwright", deadline=None)
+settings.load_profile("chatwright")
 
 COLOURS = {
     "sky": "blue",

@@ -187,7 +187,7 @@ def test_kernels_and_pytorch_agree_on_packed_weights(model: Decoder, tokenizer: 
 
 
 @pytest.mark.parametrize("drafts", [0, 5])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_each_request_gets_what_it_would_alone(
     model: Decoder, tokenizer: Tokenizer, drafts: int, data: st.DataObject

@@ -95,7 +95,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     events=events,
     memory=st.integers(7, 30),

@@ -35,10 +35,10 @@ COUNTS = {
 @pytest.mark.parametrize("name", [name for name in PRESETS if "vocab_size" in PRESETS[name]])
 def test_a_preset_builds_at_once_without_memory_and_has_the_papers_parameters(name: str) -> None:
     config = preset(name)
-    started = time.monotonic()
+    started = time.process_time()
     with torch.device("meta"):
         model = Decoder(config)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert sum(p.numel() for p in model.parameters()) == parameter_count(config)
     if name in COUNTS:
         assert (parameter_count(config), parameter_count(config, embeddings=False)) == COUNTS[name]

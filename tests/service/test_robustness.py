@@ -61,7 +61,6 @@ def test_whatever_the_description_allows_or_forbids_is_answered_without_a_failur
     [operation] = [result.ok() for result in schema.get_all_operations() if result.ok().path == path]
     quick = settings(
         max_examples=25,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],

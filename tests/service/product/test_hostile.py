@@ -61,7 +61,6 @@ def test_whatever_the_description_allows_or_forbids_is_answered_without_a_failur
     real = {**root.belongings(), "user_id": service.browser("anna").session["user"]["id"]}
     quick = settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.generate],
