@@ -2,8 +2,8 @@
 
 On a CPU the time of a step goes into reading weights, so bytes decide with few rows and products with many:
 
-- bfloat16: laid out once for our kernel, which with one row takes a fifth of oneDNN's time and with thousands as much;
-  where it cannot be used, as oneDNN wants it: PyTorch's own layout costs 1.6 to 1.9 times as much.
+- bfloat16: laid out once for our kernel, which with one row takes a fifth of oneDNN's time and with thousands a
+  twentieth less; where it cannot be used, as oneDNN wants it: PyTorch's own layout costs 1.6 to 1.9 times as much.
 - int8: a scale for each output. Products are of bytes: activations are written as two digits of 8 bits, which rounds
   them less than bfloat16 does.
 - int8-dynamic: with one digit, as llama.cpp has it: half the products, and activations rounded to 8 bits in each token.

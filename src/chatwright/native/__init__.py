@@ -305,9 +305,8 @@ def pack(weight_OI: Tensor, *, transposed: bool = False) -> Tensor:
 
 def product(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None, *, transposed: bool = False) -> Tensor:
     """x weight^T + bias of float32 weights that are packed for it, bfloat16; with ``transposed`` x weight."""
-    packed = pack(weight_OI, transposed=transposed)
-    outputs, width = weight_OI.shape[::-1] if transposed else weight_OI.shape
-    return linear(x_NI, LinearStruct.of((packed,), width, outputs, 16, 1, bias_O))
+    packed, outputs = pack(weight_OI, transposed=transposed), weight_OI.shape[1 if transposed else 0]
+    return linear(x_NI, LinearStruct.of((packed,), x_NI.shape[1], outputs, 16, 1, bias_O))
 
 
 class NormStruct(ctypes.Structure):

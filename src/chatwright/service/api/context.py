@@ -95,8 +95,9 @@ class Context:
 
         Refusal for who is not signed in, asks too much, or has no such conversation.
         """
+        assert asker.token is not None, "see with_token"
         with self.database.cursor("read") as cursor:
-            person = known(self.sessions.holder(cursor, asker.token) if asker.token else None)
+            person = known(self.sessions.holder(cursor, asker.token))
             self.answers.check_room(person.id)
             self.within("messages_source", asker.source)
             self.within("messages_account", person.id)
